@@ -1,0 +1,69 @@
+# Everything below installs its own environment first; nothing else has to be typed on a fresh machine.
+#   make reproduce PROFILE=sample IMAGENET=~/photos ONLY="idgi_benchmark report" WEIGHTS=~/checkpoints
+
+SHELL   := bash
+PROFILE ?= laptop
+PYTHON  ?= python3
+PY      ?= .venv/bin/python
+READY   := $(if $(filter .venv/bin/python,$(PY)),.venv/installed)
+RUN      = $(PY) -m lib.run
+OPTIONS  = --profile $(PROFILE) $(if $(ONLY),--only "$(ONLY)") $(if $(IMAGENET),--images "$(IMAGENET)") \
+           $(if $(WEIGHTS),--weights "$(WEIGHTS)") $(if $(OUTPUT),--output "$(OUTPUT)")
+NOTEBOOKS = $(wildcard notebooks/*.ipynb)
+JUNK      = $(wildcard .cache .pytest_cache .ruff_cache build __pycache__ */__pycache__ */*/__pycache__ \
+            */.ipynb_checkpoints) $(filter-out %/laptop %/bench.csv,$(wildcard results/* figures/*))
+
+.PHONY: help reproduce smoke plan verify report test lint format lab bench clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z%<>-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo '  options: PROFILE=smoke|laptop|sample|imagenet  ONLY="name ..."  IMAGENET=folder  WEIGHTS=folder  OUTPUT=folder'
+	@echo '           PYTHON=python3.12 (what .venv is made with)  PY=python (use the active environment instead)'
+
+reproduce: $(READY)  ## run every notebook whose inputs changed, then the report
+	@$(RUN) reproduce $(OPTIONS)
+
+smoke: $(READY)  ## the same in minutes, on a few photographs
+	@$(RUN) reproduce $(OPTIONS) --profile smoke
+
+plan: $(READY)  ## what would run, why, and for how long
+	@$(RUN) plan $(OPTIONS)
+
+verify: $(READY)  ## recompute from nothing and compare with the committed tables
+	@$(RUN) verify $(OPTIONS)
+
+report: $(READY)  ## only the page of claims, from the results at hand
+	@$(RUN) report $(OPTIONS)
+
+claim-%: $(READY)  ## one claim by its name in params/claims.yaml
+	@$(RUN) claim $* $(OPTIONS)
+
+test: $(READY)  ## the tests, every notebook's smoke run among them
+	@$(PY) -m pytest
+
+lint: $(READY)  ## style, formatting, and notebooks without outputs
+	@$(PY) -m ruff check . && $(PY) -m ruff format --check .
+	@$(if $(NOTEBOOKS),$(PY) -m nbstripout --verify $(NOTEBOOKS))
+
+format: $(READY)  ## repair what lint complains about
+	@$(PY) -m ruff check --fix --quiet . ; $(PY) -m ruff format .
+	@$(if $(NOTEBOOKS),$(PY) -m nbstripout $(NOTEBOOKS))
+
+lab: $(READY)  ## open the notebooks in JupyterLab
+	@$(PY) -m jupyter lab notebooks
+
+bench: $(READY)  ## time this code against its peers, side by side
+	@$(PY) -m lib.bench
+
+clean:  ## remove caches and uncommitted outputs; committed results and .venv stay
+	@echo "removing: $(or $(strip $(JUNK)),nothing)"
+	@rm -rf $(JUNK)
+
+.venv/installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python %d.%d is too old: install Python \
+	3.11 or newer and type make PYTHON=python3.11" % sys.version_info[:2])'
+	@echo "Setting up .venv once (several minutes, about 6 GB with the GPU libraries). Large packages as they arrive:"
+	@$(PYTHON) -m venv .venv
+	@set -o pipefail; .venv/bin/python -m pip install --disable-pip-version-check --progress-bar off -e '.[test]' \
+	  | awk '/(Downloading|Using cached).*[0-9][0-9]\.[0-9] MB\)/ {print "  " $$0; fflush()}'
+	@touch $@ && echo "Environment ready."

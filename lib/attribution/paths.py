@@ -1,0 +1,217 @@
+"""Paths from a reference to the input: where the network is evaluated.
+
+A path is a small dataclass with
+    start(x)         the reference x' it begins at, (B, C, H, W)
+    nodes(x, probe)  its nodes in order, from the reference to the input
+    steps            the number of steps of its finest grid
+    rules            the Riemann rules its grid supports ("left", "right", "trapezoid" need both ends of every
+                     interval; "midpoint" and "gauss" their own nodes)
+    nested           whether every `steps // n` -th node is a grid of n steps of the same path
+Images are in [0, 1]; the network normalises them itself.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lib import InputError
+from lib.attribution.blur import PADDINGS, gaussian_blur
+from lib.attribution.nodes import Node, Probe, prescribed
+from lib.attribution.references import reference_image
+
+INTERVAL_RULES = ("left", "right", "trapezoid")
+
+
+def _require_steps(steps: int) -> None:
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+        raise InputError(f"steps is {steps!r}; give a whole number of at least 1")
+
+
+@dataclass(frozen=True)
+class Straight:
+    """The straight line x' + alpha (x - x') (Sundararajan et al. 2017, eq. 1).
+
+    grid "closed": alpha = 0, 1/n, ..., 1 (n + 1 nodes); "midpoint": (k + 1/2)/n; "gauss": Gauss-Legendre nodes.
+    Differs from the released code: `released=True` gives its grid of n nodes alpha = k/(n - 1), whose sub-grids
+    stop before the input (TMLR code ig.py:82: the 8-step map ends at alpha = .882).
+    """
+
+    steps: int = 128
+    reference: object = "black"
+    grid: str = "closed"
+    released: bool = False
+
+    def __post_init__(self):
+        _require_steps(self.steps)
+        if self.grid not in ("closed", "midpoint", "gauss"):
+            raise InputError(f"grid {self.grid!r} is unknown; choose closed, midpoint or gauss")
+        if self.released and (self.grid != "closed" or self.steps < 2):
+            raise InputError("released=True is the released code's own grid: leave grid='closed' and give steps >= 2")
+
+    @property
+    def rules(self) -> tuple[str, ...]:
+        return INTERVAL_RULES if self.grid == "closed" else (self.grid,)
+
+    @property
+    def nested(self) -> bool:
+        return self.grid == "closed"
+
+    def start(self, x: Tensor) -> Tensor:
+        return reference_image(self.reference, x)
+
+    def nodes(self, x: Tensor, probe: Probe) -> Iterator[Node]:
+        start = self.start(x)
+        span = x - start
+        alphas, weights = self._quadrature()
+        # torch.lerp would do, but is not exact at alpha = 1 for all dtypes
+        cell = None if weights is None else lambda i, point: span * weights[i]
+        return prescribed(probe, list(range(len(alphas))), lambda i: _between(start, x, span, alphas[i]), cell)
+
+    def _quadrature(self) -> tuple[list[float], list[float] | None]:
+        n = self.steps
+        if self.released:
+            return [k / (n - 1) for k in range(n)], None
+        if self.grid == "closed":
+            return [k / n for k in range(n + 1)], None
+        if self.grid == "midpoint":
+            return [(k + 0.5) / n for k in range(n)], [1 / n] * n
+        abscissae, weights = np.polynomial.legendre.leggauss(n)
+        return ((1 + abscissae) / 2).tolist(), (weights / 2).tolist()
+
+
+def _between(start: Tensor, x: Tensor, span: Tensor, alpha: float) -> Tensor:
+    return x if alpha == 1 else start + alpha * span  # the input itself, not its rounding
+
+
+@dataclass(frozen=True)
+class Blur:
+    """The scale-space path: Gaussian blurs of x from sigma_max down to 0 pixels (Xu et al. 2020, Blur IG).
+
+    sigma_j = sigma_max (1 - j/n), j = 0..n; the steps are the exact differences of neighbouring blurs, so no
+    finite difference in sigma is taken and nothing between sigma = 0 and the first step is lost.
+    Differs from the released code (PAIR blur_ig.py and TMLR blurig.py): `released=True` evaluates sigma_max i/n,
+    i = 0..n-1 only, with the forward difference (L(sigma + eps) - L(sigma))/eps, eps = .01, whose first term
+    vanishes (a kernel of radius 0). padding "reflect" is TMLR's, "zero" is PAIR's.
+    """
+
+    steps: int = 128
+    sigma_max: float = 50.0
+    padding: str = "reflect"
+    released: bool = False
+
+    rules = INTERVAL_RULES
+    nested = True
+
+    def __post_init__(self):
+        _require_steps(self.steps)
+        if self.padding not in PADDINGS or not self.sigma_max > 0:
+            raise InputError(
+                f"padding {self.padding!r}, sigma_max {self.sigma_max!r}: give reflect or zero, and sigma_max > 0"
+            )
+
+    def start(self, x: Tensor) -> Tensor:
+        return self._blur(x, self.sigma_max)
+
+    def nodes(self, x: Tensor, probe: Probe) -> Iterator[Node]:
+        step = self.sigma_max / self.steps
+        if not self.released:
+            indices = list(range(self.steps + 1))
+            return prescribed(probe, indices, lambda i: self._blur(x, self.sigma_max * (1 - i / self.steps)))
+        # From the blurred end to the sharp one like every path here; the released grid counts from the sharp end.
+        epsilon = 0.01
+
+        def cell(i: int, point: Tensor) -> Tensor:
+            return (point - self._blur(x, i * step + epsilon)) * (step / epsilon)
+
+        return prescribed(probe, list(reversed(range(self.steps))), lambda i: self._blur(x, i * step), cell)
+
+    def _blur(self, x: Tensor, sigma: float) -> Tensor:
+        return gaussian_blur(x, sigma, padding=self.padding)
+
+
+@dataclass(frozen=True)
+class Guided:
+    """Guided IG's path: at each step the features of smallest |gradient| move first (Kapishnikov et al. 2021, alg. 1).
+
+    After step t the L1 distance to the input is (1 - t/n) of the whole; `fraction` of the features, those of lowest
+    |gradient|, move at a time; no feature may leave the straight line by more than `max_dist` of its own way.
+    Batched over images; an image equal to its reference gets a zero map.
+    Differs from the released code: the endpoint is evaluated too (n + 1 nodes) and every inner loop ends.
+    `released=True` leaves the last node out (TMLR gig.py:63: IDGI then misses the last step); `scale` multiplies the
+    gradient, and with the network's normalisation std reproduces the gradient with respect to the normalised image
+    that TMLR gig.py:64 multiplies with pixel differences.
+    """
+
+    steps: int = 128
+    fraction: float = 0.25
+    max_dist: float = 0.02
+    reference: object = "black"
+    released: bool = False
+    scale: object = None  # tensor broadcastable to (C, 1, 1)
+
+    rules = INTERVAL_RULES
+    nested = False  # the path itself depends on the number of steps
+
+    def __post_init__(self):
+        _require_steps(self.steps)
+        if not 0 < self.fraction <= 1 or not 0 <= self.max_dist <= 1:
+            raise InputError(
+                f"fraction {self.fraction!r}, max_dist {self.max_dist!r}: give 0 < fraction <= 1, 0 <= max_dist <= 1"
+            )
+
+    def start(self, x: Tensor) -> Tensor:
+        return reference_image(self.reference, x)
+
+    def nodes(self, x: Tensor, probe: Probe) -> Iterator[Node]:
+        start = self.start(x)
+        point = start
+        for step in range(self.steps):
+            value, grad = self._evaluate(point, probe)
+            after = x if step == self.steps - 1 else self._advance(point, grad, start, x, step)
+            yield Node(point, after - point, grad, value, step)
+            point = after
+        if not self.released:
+            value, grad = self._evaluate(point, probe)
+            yield Node(point, torch.zeros_like(point), grad, value, self.steps)
+
+    def _evaluate(self, point: Tensor, probe: Probe) -> tuple[Tensor, Tensor]:
+        value, grad = probe(point[None])
+        return value[0], grad[0] if self.scale is None else grad[0] * self.scale
+
+    def _advance(self, point: Tensor, grad: Tensor, start: Tensor, x: Tensor, step: int) -> Tensor:
+        """The next point: laggards are dragged to the corridor, then the least important features move on."""
+        along = (step + 1) / self.steps
+        low, high = max(along - self.max_dist, 0.0), min(along + self.max_dist, 1.0)
+        span = x - start
+        # Features which do not differ from the reference count as arrived.
+        alpha = torch.where(span == 0, high, (point - start) / span)
+        furthest = _between(start, x, span, high).flatten(1)
+        point = torch.where(alpha < low, start + low * span, point).flatten(1)
+
+        goal, importance = x.flatten(1), grad.abs().flatten(1)
+        wanted = (1 - along) * _distance(start.flatten(1), goal)  # (B,)
+        slack = 1e-9 if x.dtype == torch.float64 else 1e-6
+        rank = 1 + int(self.fraction * (importance.shape[1] - 1))  # numpy's quantile(method="lower")
+        active = torch.ones_like(wanted, dtype=torch.bool)
+        while True:
+            excess = _distance(point, goal) - wanted
+            active = active & (excess > slack * wanted.clamp(min=1))
+            if not active.any():
+                return point.view_as(x)
+            arrived = point == furthest
+            ranked = importance.masked_fill(arrived, torch.inf)
+            chosen = (ranked <= ranked.kthvalue(rank, keepdim=True).values) & ~arrived & active[:, None]
+            reach = ((point - furthest).abs() * chosen).sum(1, dtype=torch.float64)
+            gamma = excess / reach.clamp(min=1e-300)
+            partly = point + (furthest - point) * gamma.clamp(max=1)[:, None].to(point)
+            moved = torch.where((gamma >= 1)[:, None], furthest, partly)
+            # reach 0: nothing is left that could move, rounding alone separates the image from its distance
+            point = torch.where(chosen & (reach > 0)[:, None], moved, point)
+            active = active & (gamma > 1) & (reach > 0)
+
+
+def _distance(a: Tensor, b: Tensor) -> Tensor:
+    return (a - b).abs().sum(1, dtype=torch.float64)  # (B,)

@@ -1,0 +1,131 @@
+"""make bench: what the engine costs beyond the forward and backward passes it must do, measured in alternation."""
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+import pandas as pd
+import torch
+
+from lib import ROOT
+from lib.attribution import IDGI, Blur, Guided, Riemann, SquaredGradient, Straight, attribute
+from lib.attribution.evaluate import default_budget, values_and_gradients
+from lib.data import load_image, photographs
+from lib.models import load_network
+from lib.provenance import footprint, write_atomically
+
+STEPS = 128
+SWEEP = (8, 16, 32, 64, 128)
+RULES = {"ig": Riemann("trapezoid"), "idgi": IDGI(), "squared_gradient": SquaredGradient()}
+
+
+def alternate(ours: Callable, peer: Callable, runs: int) -> list[tuple[float, float]]:
+    """Seconds of `ours` and `peer`, run in turns after one warm-up of each."""
+    ours(), peer()
+    return [(_seconds(ours), _seconds(peer)) for _ in range(runs)]
+
+
+def _seconds(action: Callable) -> float:
+    start = perf_counter()
+    action()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return perf_counter() - start
+
+
+def row(case: str, pairs: list[tuple[float, float]]) -> dict:
+    """One row of results/bench.csv: medians of both and of their ratio, with the ratio's quartiles."""
+    ours, peer = np.array(pairs).T
+    low, middle, high = np.percentile(ours / peer, (25, 50, 75))
+    return {
+        "case": case,
+        "ours": np.median(ours),
+        "peer": np.median(peer),
+        "ratio_median": middle,
+        "ratio_low": low,
+        "ratio_high": high,
+        "runs": len(pairs),
+    }
+
+
+def batch(images: int):
+    """EfficientNet-Lite0 with `images` of the packaged photographs and their classes."""
+    network = load_network("efficientnet_lite0")
+    device = next(network.model.buffers()).device
+    photos = photographs(limit=images)
+    x = torch.stack([network.tensor(load_image(photo)) for photo in photos]).to(device)
+    return network.model, x, torch.tensor([photo.label for photo in photos], device=device)
+
+
+def bare(model, x, target, passes: int) -> Callable:
+    """`passes` forward+backward passes over x at the engine's own batch size, and nothing else."""
+    count = max(1, default_budget(x.device) // len(x))
+    points, classes = x.repeat(count, 1, 1, 1), target.repeat(count)
+
+    def run():
+        for start in range(0, passes, count):
+            rows = min(count, passes - start) * len(x)
+            values_and_gradients(model, points[:rows], classes[:rows])
+
+    return run
+
+
+def walks(images: int, runs: int, steps: int) -> Iterator[dict]:
+    """Walks along all paths with three rules (and five step counts where nested) against the bare passes."""
+    model, x, target = batch(images)
+    sweep = tuple(n for n in SWEEP if steps % n == 0)
+    passes = bare(model, x, target, steps + 1)
+    for path in (Straight(steps), Blur(steps), Guided(steps), Guided(steps, fraction=0.5, max_dist=1.0)):
+        grids = sweep if path.nested else None
+        case = f"{type(path).__name__.lower()} walk, 3 rules"
+        case += f", {len(grids)} step counts" if grids else f", fraction {path.fraction}, max_dist {path.max_dist}"
+        walk = partial(attribute, model, x, target, path=path, rules=RULES, steps=grids)
+        yield row(f"{case}; {images} images, {steps} steps; seconds against bare passes", alternate(walk, passes, runs))
+
+
+def memory(runs: int) -> dict:
+    """Peak memory of a fresh process that walks 512 steps against one that walks 16."""
+    pairs = [(_peak_of_walk(512), _peak_of_walk(16)) for _ in range(runs)]
+    return row("peak memory in MB of a walk with 512 steps against 16; 8 images", pairs)
+
+
+def _peak_of_walk(steps: int) -> float:
+    command = [sys.executable, "-m", "lib.bench", "--peak-of-walk", str(steps)]
+    return float(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout)
+
+
+def peak_of_walk(steps: int) -> float:
+    """MB at the peak of one walk in this process."""
+    model, x, target = batch(8)
+    attribute(model, x, target, path=Straight(steps), rules=RULES)
+    used = footprint()
+    return used.get("peak_gpu_mb", used["peak_memory_mb"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--output", type=Path, default=ROOT / "results" / "bench.csv")
+    parser.add_argument("--peak-of-walk", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.peak_of_walk:
+        print(peak_of_walk(options.peak_of_walk))
+        return
+    rows = [memory(min(options.runs, 3))]
+    for images in (8, 1):
+        for each in walks(images, options.runs, options.steps):
+            rows.append(each)
+            print(f"{each['ratio_median']:.3f}  {each['case']}", file=sys.stderr, flush=True)
+    table = pd.DataFrame(rows)
+    write_atomically(options.output, table.to_csv(index=False, float_format="%.4g"))
+    print(table.to_string(index=False, float_format="%.3f"))
+
+
+if __name__ == "__main__":
+    main()

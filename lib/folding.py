@@ -1,0 +1,75 @@
+"""A network made ready for attribution: frozen, in eval mode, its batch norms folded into its convolutions."""
+
+from collections import Counter
+from copy import deepcopy
+
+import torch
+from timm.layers import BatchNormAct2d, Conv2dSame
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+# Only layers whose forward pass is known: a subclass may standardise its weights or normalise otherwise.
+CONVOLUTIONS = (nn.Conv2d, Conv2dSame)
+NORMS = (nn.BatchNorm2d, BatchNormAct2d)
+
+
+def prepare(module: nn.Module, *, shape: tuple = (3, 224, 224)) -> nn.Module:
+    """A copy of `module` for attribution: eval, frozen, batch norms folded into convolutions, channels-last.
+
+    A batch norm y = γ(x - μ)/√(σ² + ε) + β after a convolution x = w*u + b is one convolution, with weights
+    γw/√(σ² + ε) and bias γ(b - μ)/√(σ² + ε) + β. Which follows which is seen by running the module once on
+    an input of `shape` (C, H, W), because layers need not run in the order of their definition. Batch norms
+    that follow something else, such as those ahead of DenseNet's convolutions, stay.
+    """
+    module = deepcopy(module).eval().requires_grad_(False)
+    folded = {}
+    for conv, norm in _pairs(module, shape):
+        affine = norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+        conv.weight, conv.bias = fuse_conv_bn_weights(conv.weight, conv.bias, *affine)
+        folded[norm] = norm.act if isinstance(norm, BatchNormAct2d) else nn.Identity()
+    for path, layer in list(module.named_modules(remove_duplicate=False)):
+        if layer in folded:
+            module.set_submodule(path, folded[layer])
+    return module.requires_grad_(False).to(memory_format=torch.channels_last)
+
+
+@torch.enable_grad()
+def _pairs(module: nn.Module, shape: tuple) -> list[tuple[nn.Module, nn.Module]]:
+    """Convolutions whose output goes into one batch norm and nowhere else, each of the two running once."""
+    convs = [layer for layer in module.modules() if type(layer) in CONVOLUTIONS]
+    norms = [layer for layer in module.modules() if type(layer) in NORMS and layer.running_mean is not None]
+    if not norms:
+        return []
+    made, taken, runs = {}, {}, Counter()
+
+    def after(conv, args, output):
+        made[output.grad_fn] = conv
+        runs[conv] += 1
+
+    def before(norm, args):
+        taken[norm] = args[0].grad_fn
+        runs[norm] += 1
+
+    hooks = [conv.register_forward_hook(after) for conv in convs]
+    hooks += [norm.register_forward_pre_hook(before) for norm in norms]
+    example = next(module.parameters()).new_zeros(1, *shape).requires_grad_()
+    uses = _uses(module(example).grad_fn)
+    for hook in hooks:
+        hook.remove()
+    pairs = [(made[node], norm) for norm, node in taken.items() if node in made and uses[node] == 1]
+    return [(conv, norm) for conv, norm in pairs if runs[conv] == runs[norm] == 1]
+
+
+def _uses(root: torch.autograd.graph.Node) -> Counter:
+    """How many operations take the output of each node in the autograd graph that ends in `root`.
+
+    Unlike the identity of tensors, nodes also tell an output that was changed in place before its use.
+    """
+    count, stack = Counter(), [root]
+    while stack:
+        for node, _ in stack.pop().next_functions:
+            if node is not None:
+                count[node] += 1
+                if count[node] == 1:
+                    stack.append(node)
+    return count

@@ -1,0 +1,190 @@
+"""The page of claims: results/<profile>/claims.csv, a self-contained report.html, and the README's table."""
+
+import base64
+from pathlib import Path
+
+import jinja2
+import pandas as pd
+
+from lib import ROOT, InputError
+from lib.claims import PAPERS, Claim, judge, load_registry, read_provenance
+from lib.provenance import write_atomically
+from lib.tables import brackets, to_markdown
+
+BEGIN, END = "<!-- claims:begin -->", "<!-- claims:end -->"
+PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>Claims, profile {{ profile }}</title>
+<style>
+body { font: 15px/1.45 system-ui, sans-serif; color: #222; max-width: 72em; margin: 2em auto; padding: 0 1em }
+table { border-collapse: collapse; width: 100% }
+th, td { border-top: 1px solid #ccc; padding: .5em .6em; text-align: left; vertical-align: top }
+thead th { border-top: 0; border-bottom: 2px solid #888 }
+.claims td:nth-child(2) { width: 34% }
+.verdict { padding: .1em .5em; border-radius: .7em; font-weight: 600; white-space: nowrap }
+.reproduced { background: #2e7d4f; color: #fff } .holds { background: #cfe8d5 }
+.contradicted { background: #b23b2e; color: #fff } .fails { background: #f6d0c8 }
+.inconclusive { background: #fbe7b0 } .not { background: #e4e4e4 }
+.note, figcaption, footer { color: #666; font-size: .85em }
+figure { margin: 1.5em 0 } img { max-width: 100% }
+</style>
+</head>
+<body>
+<h1>What holds of the claims</h1>
+<p>Profile <b>{{ profile }}</b>: {% for verdict, count in counts.items() %}{{ count }} {{ verdict }}
+{{- ", " if not loop.last }}{% endfor %}.
+Every claim's test was fixed in params/claims.yaml before its result was seen. <i>Reproduced</i> and
+<i>contradicted</i> are kept for a paper's own data, models and released protocol; elsewhere a claim <i>holds
+here</i> or <i>fails here</i>. Intervals are 95 % BCa bootstrap intervals over images, p is of sign-flip
+permutation tests after Holm's correction within a paper's claims in one notebook and protocol.</p>
+{% for paper, claims in papers.items() %}
+<h2>{{ paper }}</h2>
+<table class="claims">
+<thead><tr><th></th><th>claim</th><th>corrected</th><th>as released</th></tr></thead>
+<tbody>
+{% for claim in claims %}
+<tr><th>{{ claim.id }}</th>
+<td>{{ claim.statement }}<br><span class="note">source: {{ claim.source }}; {{ claim.notebook }}
+{%- if claim.published %}; published: {{ claim.published }}{% endif %}</span></td>
+{% for cell in claim.cells %}
+<td{% if claim.cells | length == 1 %} colspan="2"{% endif %}
+{% if cell %} id="{{ claim.id }}-{{ cell.protocol }}">
+<span class="verdict {{ cell.verdict.split()[0] }}">{{ cell.verdict }}</span> {{ cell.ours }}
+{% if cell.n %}<br>n = {{ cell.n }}{% endif %}{% if cell.p %}, p = {{ cell.p }}{% endif %}
+<div class="note">{{ cell.note }}</div>{% else %}>{% endif %}</td>
+{% endfor %}
+</tr>
+{% endfor %}
+</tbody>
+</table>
+{% endfor %}
+<h2>What was not run, and why</h2>
+<ul>
+{% for row in missing %}<li>{{ row.claim }} ({{ row.protocol }}): {{ row.note }}</li>
+{% else %}<li>Every claim was judged.</li>
+{% endfor %}
+</ul>
+<h2>Figures</h2>
+{% for name, data in figures.items() %}
+<figure><img alt="{{ name }}" src="data:image/png;base64,{{ data }}">
+<figcaption>{{ name }}</figcaption></figure>
+{% else %}<p>None were made.</p>
+{% endfor %}
+<footer>
+<h2>Provenance</h2>
+<table>
+<thead><tr><th>notebook</th>{% for field in fields %}<th>{{ field }}</th>{% endfor %}</tr></thead>
+<tbody>
+{% for notebook, record in provenance.items() %}
+<tr><td>{{ notebook }}</td>{% for field in fields %}<td>{{ record.get(field, "") }}</td>{% endfor %}</tr>
+{% endfor %}
+</tbody>
+</table>
+{% for notebook, record in provenance.items() %}
+<p>{{ notebook }}: {% for name, version in record.get("versions", {}).items() %}{{ name }} {{ version }}
+{{- ", " if not loop.last }}{% endfor %}</p>
+{% endfor %}
+</footer>
+</body>
+</html>
+"""
+FIELDS = ("device", "seconds", "peak_memory_mb", "seed", "code", "parameters")
+
+
+def build(profile: str, output: str | Path, *, registry: list[Claim] | None = None) -> pd.DataFrame:
+    """Judge all claims of a profile, write claims.csv and report.html beside its tables, return the verdicts.
+
+    output: the folder that holds results/<profile> and figures/<profile>
+    """
+    registry = load_registry() if registry is None else registry
+    results = ROOT / output / "results" / profile
+    claims = judge(results, registry=registry)
+    write_atomically(results / "claims.csv", claims.to_csv(index=False, float_format="%.6g"))
+    figures = {
+        path.stem: base64.b64encode(path.read_bytes()).decode()
+        for path in sorted((ROOT / output / "figures" / profile).glob("*.png"))
+    }
+    page = page_of(claims, registry, profile=profile, figures=figures, provenance=read_provenance(results))
+    write_atomically(results / "report.html", page)
+    return claims
+
+
+def page_of(
+    claims: pd.DataFrame, registry: list[Claim], *, profile: str, figures: dict[str, str], provenance: dict
+) -> str:
+    """The HTML page; figures: {name: base64 of a PNG}, provenance: the content of provenance.json."""
+    papers = {
+        title: [_entry(claim, claims[claims["claim"] == claim.id]) for claim in registry if claim.paper == paper]
+        for paper, title in PAPERS.items()
+        if (claims["paper"] == paper).any()
+    }
+    return (
+        jinja2.Environment(autoescape=True, trim_blocks=True)
+        .from_string(PAGE)
+        .render(
+            profile=profile,
+            counts=claims["verdict"].value_counts(),
+            papers=papers,
+            missing=claims[claims["verdict"] == "not run"].to_dict("records"),
+            figures=figures,
+            provenance=provenance,
+            fields=FIELDS,
+        )
+    )
+
+
+def _entry(claim: Claim, rows: pd.DataFrame) -> dict:
+    """A claim with its verdicts: corrected beside released, or one cell for a verdict that concerns both."""
+    cells = {row.protocol: _cell(row) for row in rows.itertuples()}
+    sides = [cells.get("corrected"), cells.get("released")]
+    return {**vars(claim), "cells": sides if any(sides) else list(cells.values())}
+
+
+def _cell(row) -> dict:
+    return {
+        "protocol": row.protocol,
+        "verdict": row.verdict,
+        "ours": brackets(row.estimate, row.ci_low, row.ci_high),
+        "n": row.n,
+        "p": "" if pd.isna(row.p_holm) else f"{row.p_holm:.2g}",
+        "note": row.note,
+    }
+
+
+def readme_block(claims: pd.DataFrame) -> str:
+    """The verdicts as a Markdown table, one line per claim, corrected beside released."""
+    lines = []
+    for claim, rows in claims.groupby("claim", sort=False):
+        cells = {row.protocol: _cell(row) for row in rows.itertuples()}
+        first = next(iter(cells.values()))
+        corrected, released = (cells.get(side, {}).get("verdict", "–") for side in ("corrected", "released"))
+        if not {"corrected", "released"} & set(cells):
+            corrected = released = first["verdict"]
+        shown = cells.get("corrected", first)
+        lines.append(
+            {
+                "claim": claim,
+                "statement": rows["statement"].iloc[0],
+                "corrected": corrected,
+                "released": released,
+                "ours (95 % interval)": shown["ours"],
+                "n": shown["n"],
+                "published": rows["published"].iloc[0],
+            }
+        )
+    return to_markdown(pd.DataFrame(lines))
+
+
+def update_readme(path: Path, block: str) -> None:
+    """Put `block` between the two markers of a README.
+
+    Raises InputError when the markers are not there, once each and in order.
+    """
+    text = Path(path).read_text(encoding="utf-8")
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
+        raise InputError(f"{Path(path).name} needs one line {BEGIN} and, below it, one line {END}; add them.")
+    before, after = text.split(BEGIN)[0], text.split(END)[1]
+    write_atomically(Path(path), f"{before}{BEGIN}\n{block}\n{END}{after}")

@@ -1,0 +1,1 @@
+"""Running the study: which notebooks are due and why, their execution, their record, and its verification."""

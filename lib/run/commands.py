@@ -1,0 +1,146 @@
+"""The commands: plan, reproduce, verify, report and claim over the notebooks of this study."""
+
+import argparse
+import signal
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import yaml
+
+from lib import ROOT, InputError, nearest
+from lib.provenance import plain_file_errors
+from lib.run.execution import Live, NotebookError, clock, execute
+from lib.run.study import Job, Study, fingerprint, prepare, record, study, why
+from lib.run.verification import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE, compare_folders
+
+
+def plan(this: Study, only: str = "") -> int:
+    """Print which notebooks would run, why, and how long that takes by the committed record."""
+    rows, total, anything = [], 0.0, False
+    for job in prepare(this, only):
+        reason = why(this, job)
+        if job.name == "report" and not reason and anything:
+            reason = "new results"
+        anything |= bool(reason)
+        seconds = this.expected_seconds(job.name)
+        total += (seconds or 0) if reason else 0
+        rows.append(
+            {
+                "notebook": job.name,
+                "runs": "yes" if reason else "no",
+                "takes": "unknown" if seconds is None else clock(seconds),
+                "because": reason or f"unchanged since {this.finished(job.name)}",
+            }
+        )
+    print(pd.DataFrame(rows).to_markdown(index=False))
+    print(f"\nProfile {this.profile}: {clock(total)} on the machine of the committed record.")
+    return 0
+
+
+def reproduce(this: Study, only: str = "") -> int:
+    """Run each notebook whose results are not up to date; 1 if any failed, after all had their turn."""
+    jobs, failed = prepare(this, only), []
+    copies = this.results / "notebooks"
+    with plain_file_errors(copies):  # now, not after an hour
+        copies.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=copies).close()
+    for number, job in enumerate(jobs, start=1):
+        title = f"[{number}/{len(jobs)}] {job.name}"
+        reason = why(this, job)
+        if not reason:
+            print(f"{title}: unchanged since {this.finished(job.name)}", flush=True)
+            continue
+        print(f"{title}: {reason}", flush=True)
+        try:
+            print(f"{title}: done in {clock(_run(this, job, title))}", flush=True)
+        except NotebookError as error:
+            failed.append(job.name)
+            print(f"{title}: FAILED: {error}", flush=True)
+            print(f"    traceback: {this.copy(job.name).with_suffix('.failed.ipynb')}", flush=True)
+    print(f"Results: {this.results}", flush=True)
+    if failed:
+        print(f"{len(failed)} of {len(jobs)} notebooks failed: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _run(this: Study, job: Job, title: str) -> float:
+    """Execute one notebook and record it; returns its seconds, those of reused units included."""
+    identity = fingerprint(this, job)  # before it runs: an edit made meanwhile must not count as done
+    before = {name: path.stat().st_mtime_ns for name, path in this.products().items()}
+    start = time.monotonic()
+    with Live(title, this.expected_seconds(job.name)) as live:
+        used = execute(
+            job.path,
+            this.copy(job.name),
+            parameters=job.given,
+            root=this.root,
+            private=this.private(),
+            live=live,
+        )
+    seconds = round(time.monotonic() - start + used.pop("seconds_reused"), 1)
+    record(this, job, identity, before=before, used={"seconds": seconds, **used})
+    return seconds
+
+
+def verify(this: Study, only: str = "") -> int:
+    """Recompute in a temporary folder and compare with the committed tables; 1 if any differs."""
+    if not any(this.committed.glob("*.*")):
+        raise InputError(f"There are no committed results of profile {this.profile}; type make verify PROFILE=laptop.")
+    with tempfile.TemporaryDirectory(prefix="verify-") as folder:
+        fresh = replace(this, output=Path(folder).resolve())
+        status = reproduce(fresh, only)
+        said = compare_folders(this.committed, fresh.results, partial=bool(only))
+    for table, line in said.items():
+        print(f"{table}: {line}")
+    print(f"Tolerance: |difference| ≤ {ABSOLUTE_TOLERANCE:g} + {RELATIVE_TOLERANCE:g}·|committed|.")
+    return 1 if status or any(line.startswith("DIFFERS") for line in said.values()) else 0
+
+
+def claim(this: Study, name: str) -> int:
+    """Run the notebook that a claim of params/claims.yaml names, then the report, and print the verdict."""
+    claims = yaml.safe_load((this.root / "params" / "claims.yaml").read_text(encoding="utf-8"))
+    if name not in claims:
+        raise InputError(f"There is no claim {name!r} in params/claims.yaml; {nearest(name, claims)}")
+    status = reproduce(this, f"{claims[name]['notebook']} report")
+    table = this.results / "claims.csv"
+    if table.exists():
+        rows = pd.read_csv(table, dtype=str, keep_default_na=False)
+        print(rows[rows["claim"] == name].T.to_markdown(headers=[]))
+    return status
+
+
+def main(arguments: list[str] | None = None, *, root: Path = ROOT) -> int:
+    """Exit status: 0 done, 1 a notebook failed or a table differs, 2 unusable input, 130 interrupted."""
+    parser = argparse.ArgumentParser(prog="python -m lib.run", description=__doc__)
+    parser.add_argument("command", choices=("plan", "reproduce", "verify", "report", "claim"))
+    parser.add_argument("name", nargs="?", default="", help="the claim, after the command `claim`")
+    parser.add_argument("--profile", default="laptop", help="smoke, laptop (the default), sample or imagenet")
+    parser.add_argument("--only", default="", help="names of notebooks, separated by blanks or commas")
+    parser.add_argument("--images", default="", help="folder of ImageNet photographs")
+    parser.add_argument("--weights", default="", help="folder or file of trained weights")
+    parser.add_argument("--output", default="", help="folder for results/ and figures/ instead of this one")
+    given = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a cluster stops jobs with it: same as Ctrl-C
+    commands = {
+        "plan": lambda this: plan(this, given.only),
+        "reproduce": lambda this: reproduce(this, given.only),
+        "verify": lambda this: verify(this, given.only),
+        "report": lambda this: reproduce(this, "report"),
+        "claim": lambda this: claim(this, given.name),
+    }
+    try:
+        this = study(given.profile, images=given.images, weights=given.weights, output=given.output, root=root)
+        return commands[given.command](this)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(
+            "\nInterrupted: finished notebooks and finished units are kept; type the same command again to continue.",
+            file=sys.stderr,
+        )
+        return 130

@@ -1,0 +1,160 @@
+"""Run one notebook: in this interpreter's kernel, with live progress, leaving an executed copy."""
+
+import json
+import re
+import shutil
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import ipykernel.kernelspec
+import nbformat
+from jupyter_client import AsyncKernelManager
+from jupyter_client.kernelspec import KernelSpec
+
+from lib.provenance import write_atomically
+
+FOOTPRINT = "import json\nfrom lib.provenance import footprint\nprint(json.dumps(footprint()))"
+
+
+class NotebookError(Exception):
+    """A notebook failed; the message is its last line."""
+
+
+class ThisInterpreter(AsyncKernelManager):
+    """Starts the Python that runs this, whatever kernel of the same name the user has registered."""
+
+    @property
+    def kernel_spec(self) -> KernelSpec:
+        # Without these a progress bar takes the size of a terminal that it shares with what `Live` says.
+        bars = {"TQDM_NCOLS": "60", "TQDM_NROWS": "20"}
+        return KernelSpec(**ipykernel.kernelspec.get_kernel_dict(), env=bars)
+
+
+class Live:
+    """One line about a running notebook: repainted on a terminal, repeated every ten seconds elsewhere.
+
+    A notebook's standard error is written here; its last line (as a rule a progress bar) is shown.
+    """
+
+    def __init__(self, title: str, expected: float | None):
+        self.title, self.expected = title, expected
+        self.note, self.start, self.done = "", time.monotonic(), threading.Event()
+        self.thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> "Live":
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.done.set()
+        self.thread.join()
+        if sys.stderr.isatty():
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+    def write(self, text: str) -> None:
+        lines = [line.strip() for line in re.split(r"[\r\n]", text) if line.strip()]
+        self.note = lines[-1] if lines else self.note
+
+    def flush(self) -> None:
+        """papermill asks for it."""
+
+    def _watch(self) -> None:
+        terminal = sys.stderr.isatty()
+        while not self.done.wait(0.5 if terminal else 10):
+            about = f" of about {clock(self.expected)}" if self.expected else ""
+            line = f"{self.title}  {clock(time.monotonic() - self.start)}{about}  {self.note}"
+            width = shutil.get_terminal_size().columns - 1 if terminal else None
+            print(
+                f"\r\033[K{line[:width]}" if terminal else line,
+                end="" if terminal else "\n",
+                file=sys.stderr,
+                flush=True,
+            )
+
+
+def clock(seconds: float) -> str:
+    """Seconds as 0:07, 12:30 or 1:02:03."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def execute(
+    notebook: Path, copy: Path, *, parameters: Mapping, root: Path, private: Mapping[str, str], live: Live
+) -> dict:
+    """Run `notebook` with `parameters` in the folder `root`; leave the executed `copy`, return the footprint.
+
+    private   {path of this machine: what stands for it in the copy}
+    Raises NotebookError with the notebook's last line; then the copy with the traceback is
+    <name>.failed.ipynb and an earlier good copy is untouched. An interruption leaves neither.
+    """
+    import papermill  # half a second, not needed to plan
+
+    failed = copy.with_suffix(".failed.ipynb")
+    running = copy.with_name(f".{copy.name}")
+    document = nbformat.read(notebook, as_version=4)
+    document.cells.append(nbformat.v4.new_code_cell(FOOTPRINT))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # papermill's own: deprecations in the libraries it calls
+            done = papermill.execute_notebook(
+                document,
+                running,
+                parameters=dict(parameters),
+                kernel_name="python3",
+                language="python",
+                cwd=root,
+                progress_bar=False,
+                stderr_file=live,
+                coalesce_streams=True,  # or every tick of a progress bar is stored
+                kernel_manager_class=ThisInterpreter,
+                extra_arguments=["--log-level=50"],  # or kernels warn of their transport and on Ctrl-C
+            )
+        footprint = json.loads(done.cells.pop().outputs[0].text)
+        write_atomically(copy, publishable(done, private))
+        failed.unlink(missing_ok=True)
+        return footprint
+    except Exception as error:
+        if running.exists():
+            write_atomically(failed, publishable(nbformat.read(running, as_version=4), private))
+        raise NotebookError(_last_line(error)) from error
+    finally:
+        running.unlink(missing_ok=True)
+
+
+def publishable(document: nbformat.NotebookNode, private: Mapping[str, str]) -> str:
+    """The notebook as text, without times, empty streams, the footprint cell and paths of this machine."""
+    document.cells = [cell for cell in document.cells if cell.source != FOOTPRINT]
+    for holder in (document, *document.cells):
+        holder.metadata.pop("papermill", None)
+        holder.metadata.pop("execution", None)
+    for cell in document.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [out for out in cell.outputs if out.output_type != "stream" or out.text.strip()]
+    return json.dumps(_scrub(document, private), indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+
+
+def _scrub(value: object, private: Mapping[str, str]) -> object:
+    if isinstance(value, dict):
+        return {key: item if key.startswith("image/") else _scrub(item, private) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_scrub(item, private) for item in value]
+    if isinstance(value, str):
+        value = re.sub(r"[^\s\"']*/ipykernel_\d+/\d+\.py", "<cell>", value)
+        for path in sorted(private, key=len, reverse=True):  # an inner folder before the one that holds it
+            value = re.sub(re.escape(path) + r"(?![\w-])", lambda _, path=path: private[path], value)
+    return value
+
+
+def _last_line(error: Exception) -> str:
+    """An InputError's sentence; the kind and last line of anything else that was raised."""
+    name, message = getattr(error, "ename", type(error).__name__), getattr(error, "evalue", str(error))
+    if name == "InputError":
+        return message
+    if name == "DeadKernelError":
+        return "the kernel died, most often because the memory was used up"
+    return f"{name}: {message.strip().splitlines()[-1]}" if message.strip() else name
