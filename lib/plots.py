@@ -286,7 +286,9 @@ def distributions(table: pd.DataFrame, columns: dict[str, str], *, by: str) -> F
                 whis=(5, 95),
                 showfliers=False,
                 widths=0.6,
+                medianprops={"color": COLOURS["idgi"]},
             )
             axis.set_xscale("log")
             axis.set_xlabel(label)
+        axes[0, 0].invert_yaxis()
     return fig

@@ -91,6 +91,7 @@ permutation tests after Holm's correction within a paper's claims in one noteboo
 </body>
 </html>
 """
+NUMBERS = ("estimate", "ci_low", "ci_high", "n", "p_holm")
 FIELDS = ("device", "seconds", "peak_memory_mb", "seed", "code", "parameters")
 
 
@@ -110,6 +111,11 @@ def build(profile: str, output: str | Path, *, registry: list[Claim] | None = No
     page = page_of(claims, registry, profile=profile, figures=figures, provenance=read_provenance(results))
     write_atomically(results / "report.html", page)
     return claims
+
+
+def read_claims(path: Path) -> pd.DataFrame:
+    """The verdicts in a claims.csv, as `build` wrote them."""
+    return pd.read_csv(path, keep_default_na=False, na_values={column: [""] for column in NUMBERS})
 
 
 def page_of(

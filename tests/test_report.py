@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 import pandas as pd
 import pytest
 
-from lib import InputError, report
+from lib import ROOT, InputError, report
 from lib.claims import COLUMNS, Claim
 from lib.tables import PUBLISHED, brackets, caption, comparison, styled, to_markdown
 
@@ -257,3 +257,8 @@ def test_brackets_and_markdown():
     assert brackets(1e-7, math.nan, math.nan) == "1.00e-07"
     assert brackets(math.nan, math.nan, math.nan) == ""
     assert to_markdown(pd.DataFrame({"a": ["x|y"], "b": [1]})) == "| a | b |\n| --- | --- |\n| x\\|y | 1 |"
+
+
+def test_the_readme_shows_the_committed_claims():
+    claims = report.read_claims(ROOT / "results" / "laptop" / "claims.csv")
+    assert report.readme_block(claims) in (ROOT / "README.md").read_text(encoding="utf-8")

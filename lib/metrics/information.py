@@ -70,7 +70,7 @@ def information_curves(
     *,
     points: int = 25,
     measures: tuple[str, ...] = ("png", "msssim"),
-    batch: int = 32,
+    batch: int | None = None,
 ) -> Evidence:
     """Reveal the original on the blurred image, highest score first; measure prediction and information.
 

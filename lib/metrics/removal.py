@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from lib import InputError
+from lib.attribution.evaluate import default_budget
 from lib.attribution.references import reference_image
 
 
@@ -34,14 +35,15 @@ class Insertion:
 
 @torch.no_grad()
 def insertion(
-    model, x: Tensor, ranking: Tensor, target: Tensor, *, start=0.0, steps: int = 20, batch: int = 32
+    model, x: Tensor, ranking: Tensor, target: Tensor, *, start=0.0, steps: int = 20, batch: int | None = None
 ) -> Insertion:
     """Show an image's pixels from the highest score down, a share 1/S at a time (Yang et al., CVPR 2023).
 
     p_m = softmax_y f(x on the floor(m H W / S) highest pixels, the start image elsewhere), m = 0..S.
 
     x (B, C, H, W) in [0, 1]; ranking (B, M, H, W): M maps of each image; target (B,): class indices; start:
-    a reference image (0 is black), see `reference_image`; at most `batch` images per forward pass. A pixel's
+    a reference image (0 is black), see `reference_image`; at most `batch` images per forward pass
+    (None: as many as the device likes). A pixel's
     channels appear together; of equal scores the smaller row-major index comes first. The two end points are
     evaluated once per image: (S-1) M + 2 images in all.
     Raises InputError for scores that are not finite, x outside [0, 1], and shapes that do not fit together.
@@ -110,7 +112,7 @@ def reveal(
     order: Tensor,
     counts: Tensor,
     *,
-    batch: int,
+    batch: int | None,
 ) -> Tensor:
     """Evaluate every partly revealed image: x where order < k, `start` elsewhere, for each k in `counts`.
 
@@ -125,7 +127,7 @@ def reveal(
     work = torch.cartesian_prod(rows, maps, steps)
     work = work[(work[:, 1] == 0) | ~shared[work[:, 2]]]
     values = []
-    for part in work.split(batch):
+    for part in work.split(batch or default_budget(x.device)):
         b, m, k = part.to(x.device).unbind(1)
         shown = order[b, m] < counts.to(x.device)[k, None, None]  # (N, H, W)
         values.append(evaluate(torch.where(shown[:, None], x[b], start[b]), b).cpu().double())

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
-from lib import ROOT, InputError, nearest
+from lib import ROOT, InputError, nearest, report
 from lib.provenance import plain_file_errors
 from lib.run.execution import Live, NotebookError, clock, execute
 from lib.run.study import Job, Study, fingerprint, prepare, record, study, why
@@ -62,6 +62,10 @@ def reproduce(this: Study, only: str = "") -> int:
             print(f"{title}: FAILED: {error}", flush=True)
             print(f"    traceback: {this.copy(job.name).with_suffix('.failed.ipynb')}", flush=True)
     print(f"Results: {this.results}", flush=True)
+    readme, claims = this.root / "README.md", this.results / "claims.csv"
+    if this.profile == "laptop" and this.results == this.committed and readme.exists() and claims.exists():
+        report.update_readme(readme, report.readme_block(report.read_claims(claims)))
+        print(f"The table of claims in {readme.name} is the one in claims.csv.", flush=True)
     if failed:
         print(f"{len(failed)} of {len(jobs)} notebooks failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
