@@ -91,7 +91,7 @@ def walks(images: int, runs: int, steps: int) -> Iterator[dict]:
 def memory(runs: int) -> dict:
     """Peak memory of a fresh process that walks 512 steps against one that walks 16."""
     pairs = [(_peak_of_walk(512), _peak_of_walk(16)) for _ in range(runs)]
-    return row("peak memory in MB of a walk with 512 steps against 16; 8 images", pairs)
+    return row("peak memory in MB of a walk with 512 steps against 16; 2 images", pairs)
 
 
 def _peak_of_walk(steps: int) -> float:
@@ -101,7 +101,7 @@ def _peak_of_walk(steps: int) -> float:
 
 def peak_of_walk(steps: int) -> float:
     """MB at the peak of one walk in this process."""
-    model, x, target = batch(8)
+    model, x, target = batch(2)
     attribute(model, x, target, path=Straight(steps), rules=RULES)
     used = footprint()
     return used.get("peak_gpu_mb", used["peak_memory_mb"])
@@ -109,7 +109,7 @@ def peak_of_walk(steps: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--output", type=Path, default=ROOT / "results" / "bench.csv")
     parser.add_argument("--peak-of-walk", type=int, help=argparse.SUPPRESS)
@@ -118,7 +118,7 @@ def main() -> None:
         print(peak_of_walk(options.peak_of_walk))
         return
     rows = [memory(min(options.runs, 3))]
-    for images in (8, 1):
+    for images in (4, 1):
         for each in walks(images, options.runs, options.steps):
             rows.append(each)
             print(f"{each['ratio_median']:.3f}  {each['case']}", file=sys.stderr, flush=True)

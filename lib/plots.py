@@ -1,11 +1,13 @@
 """The figures' house style: one look, one colour per rule, and files that are the same byte for byte."""
 
+import io
 from contextlib import contextmanager
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from IPython.display import Image as Picture
 from matplotlib.figure import Figure
 
 from lib import ROOT
@@ -58,7 +60,7 @@ STYLE = {
     "lines.linewidth": 1.2,
     "lines.markersize": 4,
     "figure.dpi": 110,
-    "savefig.dpi": 200,
+    "savefig.dpi": 160,
     "savefig.bbox": "tight",
     "pdf.fonttype": 42,
     "figure.constrained_layout.use": True,
@@ -72,17 +74,26 @@ def house():
         yield
 
 
-def save(fig: Figure, name: str, profile: str, output: str | Path) -> Path:
-    """Write <output>/figures/<profile>/<name>.png and .pdf, without dates or versions; return the PNG's path.
+def save(fig: Figure, name: str, profile: str, output: str | Path) -> Picture:
+    """Write <output>/figures/<profile>/<name>.png and .pdf, without dates or versions, and show it.
 
-    name: <notebook>-<what>
+    name: <notebook>-<what>; output counts from the project's root. The figure is closed.
     """
     folder = ROOT / output / "figures" / profile
     folder.mkdir(parents=True, exist_ok=True)
     with house():
         fig.savefig(folder / f"{name}.png", metadata={"Software": None})
         fig.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
-    return folder / f"{name}.png"
+    return show(fig)
+
+
+def show(fig: Figure) -> Picture:
+    """The figure as a notebook shows it, at the screen's resolution and whatever its plotting backend; it is closed."""
+    buffer = io.BytesIO()
+    with house():
+        fig.savefig(buffer, format="png", dpi=100, metadata={"Software": None})
+    plt.close(fig)
+    return Picture(buffer.getvalue())
 
 
 def maps_grid(images: list, maps: dict[str, list], *, rows: list[str] | None = None, share: str = "column") -> Figure:

@@ -18,7 +18,7 @@ from lib.run.commands import claim, main, plan, reproduce, verify
 from lib.run.execution import Live, clock, publishable
 from lib.run.parameters import Parameter, declared, resolve
 from lib.run.study import prepare, read_json, study, why
-from lib.run.verification import compare
+from lib.run.verification import compare, compare_folders
 
 PARAMETERS = 'profile: str = "lab"\noutput: str = "."\nseed: int = 0\nscale: float = 1.0  # of the values'
 TABLE = (
@@ -482,3 +482,13 @@ def test_claim_runs_its_notebook_and_prints_its_row(root, capsys):
     assert "not run" not in said
     assert main(["claim", "C03"], root=root) == 2
     assert "did you mean 'C0" in capsys.readouterr().err
+
+
+def test_curves_are_compared_point_by_point(tmp_path):
+    for folder, point in (("old", 0.5), ("near", 0.5001), ("far", 0.6)):
+        (tmp_path / folder).mkdir()
+        table = pd.DataFrame({"image": ["a", "b"], "curve": [[0.0, 0.5, 1.0], [0.0, point, 1.0]], "note": folder})
+        table.to_parquet(tmp_path / folder / "nb_curves.parquet")
+    said = {side: compare_folders(tmp_path / "old", tmp_path / side, partial=False) for side in ("near", "far")}
+    assert said["near"]["nb_curves.parquet"].startswith("6 rows agree")
+    assert said["far"]["nb_curves.parquet"].startswith("DIFFERS: 1 of 6 numbers")

@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 from PIL import Image
 from torch import Tensor
+from tqdm import tqdm
 
 from lib import InputError
 from lib.attribution import IDGI, Attribution, Blur, Guided, Riemann, SquaredGradient, Straight, attribute
@@ -43,14 +44,20 @@ def predictions(name: str, photos: list[Photograph], weights: str = "") -> pd.Da
     """
     network = network_named(name, weights)
     rows = []
-    for photo in photos:
-        x = network.tensor(load_image(photo)).to(best_device())[None]
-        with torch.no_grad():
-            probability = network.model(x)[0].softmax(0)
-        predicted, p = int(probability.argmax()), float(probability[photo.label])
-        used = ALL_METRICS if p > CONFIDENT else "insertion"
-        used = used if predicted == photo.label else "no"
-        rows.append((photo.id, photo.label, name, predicted, p, used))
+    with tqdm(
+        total=len(photos), desc=f"{name}: predictions", unit="photograph", mininterval=0.5, leave=False
+    ) as progress:
+        for start in range(0, len(photos), 16):
+            group = photos[start : start + 16]
+            x, target = batch(network, group)
+            with torch.no_grad():
+                probability = network.model(x).softmax(1)
+            own = probability.gather(1, target[:, None])[:, 0]
+            for photo, predicted, p in zip(group, probability.argmax(1).tolist(), own.tolist(), strict=True):
+                used = ALL_METRICS if p > CONFIDENT else "insertion"
+                used = used if predicted == photo.label else "no"
+                rows.append((photo.id, photo.label, name, predicted, p, used))
+            progress.update(len(group))
     return pd.DataFrame(rows, columns=["image", "label", "model", "predicted", "probability", "used"])
 
 

@@ -155,13 +155,17 @@ def why(this: Study, job: Job) -> str:
     reasons = []
     for part, said in REASONS.items():
         names = [n for n in sorted({*old[part], *new[part]}) if old[part].get(n) != new[part].get(n)]
-        reasons += [f"{said}: {', '.join(names)}"] if names else []
+        reasons += [f"{said}: {_listed(names)}"] if names else []
     existing = this.products()
     lost = [name for name in state["products"] if name not in existing]
     altered = [n for n, known in state["products"].items() if n in existing and _hash(existing[n]) != known]
-    reasons += [f"results missing: {', '.join(lost)}"] if lost else []
-    reasons += [f"results altered: {', '.join(altered)}"] if altered else []
+    reasons += [f"results missing: {_listed(lost)}"] if lost else []
+    reasons += [f"results altered: {_listed(altered)}"] if altered else []
     return "; ".join(reasons)
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def record(this: Study, job: Job, identity: dict, *, before: Mapping[str, int], used: dict) -> None:
