@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from lib import ROOT
+from lib.claims import load_registry
 from lib.run.commands import reproduce
 from lib.run.study import Study, read_json, study
 
@@ -84,7 +85,8 @@ def test_smoke_run_leaves_a_tidy_table(name, smoke):
         assert (smoke.results / "report.html").stat().st_size > 1000
         claims = pd.read_csv(smoke.results / "claims.csv")
         assert list(claims.columns) == CLAIM_COLUMNS.split()
-        assert claims["claim"].is_unique
+        assert not claims.duplicated(["claim", "protocol"]).any()
+        assert set(claims["claim"]) == {claim.id for claim in load_registry()}
         return
     table = next(
         smoke.results / f"{name}{end}" for end in (".csv", ".parquet") if (smoke.results / f"{name}{end}").exists()

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import nbformat
@@ -330,6 +331,8 @@ def test_an_interruption_says_what_is_kept_and_how_to_go_on(root, number):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # where the tests themselves run in the background, SIGINT is ignored, and children inherit that
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 60
     while not (root / "started").exists() and time.monotonic() < deadline:

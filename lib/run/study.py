@@ -13,6 +13,7 @@ from lib import ROOT, InputError, nearest, provenance
 from lib.run.parameters import declared, read_overrides, resolve
 
 PACKAGED, OWN_IMAGES = ("smoke", "laptop"), ("sample", "imagenet")
+REPORTED = ("claims.csv", "report.html")  # the report's own products, which a fresh clone holds before it ran
 REASONS = {  # part of a fingerprint -> what is said when it differs
     "versions": "versions changed",
     "code": "code changed",
@@ -141,7 +142,7 @@ def fingerprint(this: Study, job: Job) -> dict[str, Mapping[str, object]]:
         "parameters": {n: v for n, v in job.values.items() if n not in ("output", "images", "weights")},
         "shared": provenance.named_files(cells, this.root / "params", root=this.root),
         "data": {n: provenance.data_identity(job.values[n]) for n in ("images", "weights") if n in job.values},
-        "inputs": {name: _hash(path) for name, path in inputs.items() if name not in own},
+        "inputs": {name: _hash(path) for name, path in inputs.items() if name not in own and path.name not in REPORTED},
     }
     return json.loads(json.dumps(parts))  # as it will be read back: a tuple is a list
 
