@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -16,23 +17,40 @@ class Attribution:
     """The maps of one walk.
 
     sums[name] or sums[name, n]  everything a rule summed: "map" (B, C, H, W), for IDGI also "lost" (B,)
-    value, reference_value       f at the input and at the reference, (B,)
     evaluations                  forward+backward passes spent, in images
     """
 
     sums: Mapping[object, Mapping[str, Tensor]]
-    value: Tensor
-    reference_value: Tensor
     evaluations: int
+    path: object
+    x: Tensor
+    probe: Probe
+    known: Mapping[str, Tensor]  # values at the ends that are nodes of the grid
 
     def __getitem__(self, key) -> Tensor:
         """The attribution map (B, C, H, W) of a rule, or of (rule, number of steps) in a sweep."""
         return self.sums[key]["map"]
 
+    @cached_property
+    def value(self) -> Tensor:
+        """f at the input, (B,); evaluated on demand where the input is not a node."""
+        return self.known["value"] if "value" in self.known else self._value_at(self.x)
+
+    @cached_property
+    def reference_value(self) -> Tensor:
+        """f at the reference, (B,): the weighted mean over the references where the path has several."""
+        if "reference_value" in self.known:
+            return self.known["reference_value"]
+        return sum(weight * self._value_at(reference) for weight, reference in self.path.ends(self.x))
+
     def completeness_error(self, key) -> Tensor:
         """Sum of the map minus (f(x) - f(x')), (B,): zero for a method that keeps its promise."""
         total = self[key].flatten(1).sum(1, dtype=torch.float64)
         return total - (self.value.double() - self.reference_value.double())
+
+    def _value_at(self, point: Tensor) -> Tensor:
+        probe = self.probe
+        return values(probe.model, point, probe.target, objective=probe.objective, budget=probe.budget)
 
 
 def walk(
@@ -75,7 +93,7 @@ def attribute(
     Raises InputError where path, rules, steps, images or targets do not fit together.
     """
     _check_rules(path, rules)
-    grids = {n: _Grid(rules, stride) for n, stride in _strides(path, steps).items()}
+    grids = {n: _Grid(rules, path, n) for n in _checked_steps(path, steps)}
     probe = _probe(model, x, target, objective, budget, create_graph)
     first = last = None
     for node in path.nodes(x, probe):
@@ -85,20 +103,23 @@ def attribute(
     sums = {
         name if n is None else (name, n): parts for n, grid in grids.items() for name, parts in grid.finish().items()
     }
-    reference_value = _value_at(path.start(x), first, probe)
-    return Attribution(sums, _value_at(x, last, probe), reference_value, probe.evaluations)
+    known = {"value": last.value} if torch.equal(last.x, x) and last.value.isfinite().all() else {}
+    if last.line == 0 and first.reference is not None and torch.equal(first.x, first.reference):
+        known["reference_value"] = first.value
+    return Attribution(sums, probe.evaluations, path, x, probe, known)
 
 
 class _Grid:
     """The running sums of all rules on one (sub-)grid of the walk; holds one node at a time."""
 
-    def __init__(self, rules: Mapping[str, Callable], stride: int):
-        self.rules, self.stride = rules, stride
+    def __init__(self, rules: Mapping[str, Callable], path, steps: int | None):
+        self.rules, self.path, self.steps = rules, path, steps or path.steps
         self.sums: dict[str, dict[str, Tensor]] = {name: {} for name in rules}
+        self.line: dict[str, dict[str, Tensor]] = {name: {} for name in rules}  # of rules that close each line
         self.held: Node | None = None
 
     def take(self, node: Node) -> None:
-        if node.index % self.stride:
+        if not self._has(node):
             return
         if self.held is not None:
             self._add(self.held, node if node.line == self.held.line else None)
@@ -111,26 +132,38 @@ class _Grid:
             for name, rule in self.rules.items()
         }
 
+    def _has(self, node: Node) -> bool:
+        if self.path.nested == "prefix":
+            return node.index < self.steps
+        return node.index % (self.path.steps // self.steps) == 0
+
     def _add(self, node: Node, following: Node | None) -> None:
-        if self.stride > 1:
-            node = replace(node, dx=self._displacement(node, following))
+        if self.steps < self.path.steps:
+            node = self._coarser(node, following)
         for name, rule in self.rules.items():
             parts = rule(node, following)
-            for part, tensor in (parts if isinstance(parts, Mapping) else {"map": parts}).items():
-                total = self.sums[name].get(part)
-                self.sums[name][part] = tensor if total is None else total + tensor
+            parts = parts if isinstance(parts, Mapping) else {"map": parts}
+            if not hasattr(rule, "close"):
+                _accumulate(self.sums[name], parts)
+                continue
+            _accumulate(self.line[name], parts)
+            if following is None:
+                _accumulate(self.sums[name], rule.close(self.line[name]))
+                self.line[name] = {}
 
-    def _displacement(self, node: Node, following: Node | None) -> Tensor:
+    def _coarser(self, node: Node, following: Node | None) -> Node:
+        """The node as one of a grid of fewer steps: it stands for more of the path."""
+        factor = self.path.steps / self.steps
         if node.tangent:
-            return node.dx * self.stride
-        return torch.zeros_like(node.x) if following is None else following.x - node.x
+            return replace(node, dx=node.dx * factor, share=node.share * factor)
+        if following is None:
+            return replace(node, dx=torch.zeros_like(node.x), share=0.0)
+        return replace(node, dx=following.x - node.x, share=node.share * factor)
 
 
-def _value_at(point: Tensor, node: Node, probe: Probe) -> Tensor:
-    """f at an end of the path, from its node where the grid has one there."""
-    if torch.equal(node.x, point):
-        return node.value
-    return values(probe.model, point, probe.target, objective=probe.objective, budget=probe.budget)
+def _accumulate(sums: dict[str, Tensor], parts: Mapping[str, Tensor]) -> None:
+    for part, tensor in parts.items():
+        sums[part] = tensor if part not in sums else sums[part] + tensor
 
 
 def _probe(model, x: Tensor, target: Tensor, objective: str, budget: int | None, create_graph: bool) -> Probe:
@@ -160,13 +193,14 @@ def _check_rules(path, rules: Mapping[str, Callable]) -> None:
             )
 
 
-def _strides(path, steps: Sequence[int] | None) -> dict[int | None, int]:
+def _checked_steps(path, steps: Sequence[int] | None) -> list[int | None]:
     if steps is None:
-        return {None: 1}
-    bad = [n for n in steps if n < 1 or path.steps % n]
-    if bad or not path.nested:
+        return [None]
+    fits = {"stride": lambda n: path.steps % n == 0, "prefix": lambda n: n <= path.steps}.get(path.nested)
+    if fits is None or any(n < 1 or not fits(n) for n in steps):
+        allowed = {"stride": f"divisors of {path.steps}", "prefix": f"numbers up to {path.steps}"}.get(path.nested)
         raise InputError(
             f"steps {list(steps)} are not sub-grids of {path}; "
-            + (f"give divisors of {path.steps}" if path.nested else "this path has none: walk it once per step count")
+            + (f"give {allowed}" if allowed else "this path has none: walk it once per step count")
         )
-    return {n: path.steps // n for n in steps}
+    return list(steps)

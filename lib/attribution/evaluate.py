@@ -17,8 +17,13 @@ def scalar(logits: Tensor, target: Tensor, objective: str) -> Tensor:
     contrast         f_y - sum_{c != y} w_c f_c, w = softmax over the classes other than y
                      (the re-calibration code's objective; the gradient flows through w too)
 
-    Raises InputError for an unknown objective.
+    Raises InputError for an unknown objective and for a class that the network does not have.
     """
+    if target.amax() >= logits.shape[1] or target.amin() < 0:
+        raise InputError(
+            f"target class {int(target.amax())} is beyond the network's {logits.shape[1]} classes: give whole numbers "
+            f"from 0 to {logits.shape[1] - 1}"
+        )
     rows = torch.arange(len(logits), device=logits.device)
     chosen = logits[rows, target]
     if objective == "logit":
@@ -59,9 +64,11 @@ def values_and_gradients(
     objective: str = "probability",
     budget: int | None = None,
     create_graph: bool = False,
-) -> tuple[Tensor, Tensor]:
+    towards: Tensor | None = None,
+) -> tuple[Tensor, ...]:
     """f and its gradient at each point: x (N, C, H, W), target (N,) -> values (N,), gradients (N, C, H, W).
 
+    With `towards`, other classes (N,), a third tensor: the gradients of their scalars, from the same forward pass.
     One forward and one backward pass over at most `budget` points at a time; where they do not fit into the
     accelerator's memory, half as many. The points are independent (the network must be in eval mode), so the
     gradient of the sum holds each point's own gradient.
@@ -73,25 +80,32 @@ def values_and_gradients(
     start = 0
     while start < len(x):
         rows = slice(start, start + budget)
+        others = None if towards is None else towards[rows]
         try:
-            parts.append(_one_pass(model, x[rows], target[rows], objective, create_graph))
+            parts.append(_one_pass(model, x[rows], target[rows], objective, create_graph, others))
         except torch.OutOfMemoryError:
             if budget == 1:
                 raise
             budget = budget // 2
             continue
         start += budget
-    value, gradient = parts[0] if len(parts) == 1 else (torch.cat(tensors) for tensors in zip(*parts, strict=True))
-    _refuse_non_finite(value, gradient)
-    return value, gradient
+    found = parts[0] if len(parts) == 1 else tuple(torch.cat(tensors) for tensors in zip(*parts, strict=True))
+    for gradient in found[1:]:
+        _refuse_non_finite(found[0], gradient)
+    return found
 
 
-def _one_pass(model, x: Tensor, target: Tensor, objective: str, create_graph: bool) -> tuple[Tensor, Tensor]:
+def _one_pass(model, x: Tensor, target: Tensor, objective: str, create_graph: bool, towards: Tensor | None):
     points = x if create_graph and x.requires_grad else x.detach().requires_grad_()
     with torch.enable_grad():
-        value = scalar(model(points), target, objective)
-        (gradient,) = torch.autograd.grad(value.sum(), points, create_graph=create_graph)
-    return (value, gradient) if create_graph else (value.detach(), gradient)
+        logits = model(points)
+        value = scalar(logits, target, objective)
+        scalars = [value] if towards is None else [value, scalar(logits, towards, objective)]
+        gradients = []
+        for each in scalars:
+            keep = create_graph or each is not scalars[-1]
+            gradients += torch.autograd.grad(each.sum(), points, create_graph=create_graph, retain_graph=keep)
+    return (value if create_graph else value.detach(), *gradients)
 
 
 def _refuse_non_finite(value: Tensor, gradient: Tensor) -> None:

@@ -1,6 +1,7 @@
 """The nodes of a path, and the probe that evaluates the network at them."""
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,8 +20,12 @@ class Node:
                          grids that hold both ends of their intervals, the quadrature cell on the others
     grad   (B, C, H, W)  gradient of the explained scalar at x
     value  (B,)          the explained scalar at x
-    index  its place on the finest grid (sub-grids of a step sweep are the multiples of their stride)
-    line   which line of the path it lies on (paths with several references have one line each)
+    index  its place on the finest grid of its line (sub-grids of a step sweep are chosen by it)
+    line   which line of the path it lies on: a path has one line for each reference
+    input, reference  (B, C, H, W)  the two ends of its line; reference is None where it is not known beforehand
+    weight  the line's part in the path, a number or (B,); sums to 1 over the lines
+    share   the node's part in the path, a number or (B,); sums to 1 over all nodes, 0 for the last node of grids
+            that hold both ends of their intervals
     tangent  dx is a rate of change times the step's length, not the difference of two points
     """
 
@@ -29,7 +34,11 @@ class Node:
     grad: Tensor
     value: Tensor
     index: int
+    input: Tensor
+    reference: Tensor | None
+    share: float | Tensor
     line: int = 0
+    weight: float | Tensor = 1.0
     tangent: bool = False
 
 
@@ -49,48 +58,76 @@ class Probe:
         budget = self.budget or default_budget(self.target.device)
         return max(1, budget // images)
 
-    def __call__(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """points (K, B, C, H, W) -> values (K, B) and gradients (K, B, C, H, W)."""
+    def __call__(self, points: Tensor, towards: Tensor | None = None) -> tuple[Tensor, ...]:
+        """points (K, B, C, H, W) -> values (K, B) and gradients (K, B, C, H, W).
+
+        With `towards`, other classes (K, B), also the gradients of their scalars, from the same forward pass.
+        """
         count, images = points.shape[:2]
         self.evaluations += count * images
-        value, grad = values_and_gradients(
+        found = values_and_gradients(
             self.model,
             points.flatten(0, 1),
             self.target.repeat(count),
             objective=self.objective,
             budget=self.budget,
             create_graph=self.create_graph,
+            towards=None if towards is None else towards.flatten(),
         )
-        return value.unflatten(0, (count, images)), grad.unflatten(0, (count, images))
+        return tuple(tensor.unflatten(0, (count, images)) for tensor in found)
 
 
-def prescribed(
-    probe: Probe,
-    indices: list[int],
-    point: Callable[[int], Tensor],
-    cell: Callable[[int, Tensor], Tensor] | None = None,
-    line: int = 0,
-) -> Iterator[Node]:
-    """The nodes of one line whose points are known beforehand, many of them evaluated in one pass.
+@dataclass(frozen=True)
+class Stop:
+    """A point of a path that is known beforehand.
 
-    point(index) -> (B, C, H, W); cell(index, point) -> dx (B, C, H, W), or None where each node's dx is the step
-    to the next one (the last node's is then zero).
+    point() -> (B, C, H, W); cell(point) -> dx, or None where dx is the step to the line's next stop (0 for its last);
+    reference() -> the line's reference; stops of equal `key` are the same point, evaluated once.
+    `evaluated=False`: not evaluated at all; value NaN and gradient 0 stand for what no rule in use needs.
     """
-    first = point(indices[0])
-    together = probe.together(len(first))
-    waiting = None  # a node whose dx needs the next point
-    for start in range(0, len(indices), together):
-        chunk = indices[start : start + together]
-        points = torch.stack([first if i == indices[0] else point(i) for i in chunk])
-        values, grads = probe(points)
-        for k, index in enumerate(chunk):
-            if cell is not None:
-                yield Node(points[k], cell(index, points[k]), grads[k], values[k], index, line, tangent=True)
-                continue
-            if waiting is not None:
-                x, grad, value, before = waiting
-                yield Node(x, points[k] - x, grad, value, before, line)
-            waiting = points[k], grads[k], values[k], index
-    if waiting is not None:
-        x, grad, value, before = waiting
-        yield Node(x, torch.zeros_like(x), grad, value, before, line)
+
+    key: Hashable
+    point: Callable[[], Tensor]
+    index: int
+    share: float | Tensor
+    reference: Callable[[], Tensor]
+    cell: Callable[[Tensor], Tensor] | None = None
+    line: int = 0
+    weight: float | Tensor = 1.0
+    evaluated: bool = True
+
+
+def prescribed(probe: Probe, x: Tensor, stops: Sequence[Stop]) -> Iterator[Node]:
+    """The nodes of stops on lines that end at x (B, C, H, W), as many of them evaluated in one pass as fit.
+
+    Memory: the points of one pass, and those that later stops share.
+    """
+    uses = Counter(stop.key for stop in stops)
+    first = {stop.key: stop for stop in reversed(stops) if stop.evaluated}
+    order = [key for key in dict.fromkeys(stop.key for stop in stops) if key in first]
+    together, known = probe.together(len(x)), {}
+
+    def evaluated(stop: Stop) -> tuple[Tensor, Tensor, Tensor]:
+        while stop.evaluated and stop.key not in known:
+            keys = [order.pop(0) for _ in range(min(together, len(order)))]
+            points = torch.stack([first.pop(key).point() for key in keys])
+            known.update(zip(keys, zip(points, *probe(points), strict=True), strict=True))
+        if stop.evaluated:
+            return known[stop.key]
+        point = stop.point()
+        return point, point.new_full((len(x),), torch.nan), torch.zeros_like(point)
+
+    for stop, following in zip(stops, [*stops[1:], None], strict=True):
+        point, value, grad = evaluated(stop)
+        if stop.cell is not None:
+            dx = stop.cell(point)
+        elif following is None or following.line != stop.line:
+            dx = torch.zeros_like(point)
+        else:
+            dx = evaluated(following)[0] - point
+        uses[stop.key] -= 1
+        if not uses[stop.key]:
+            known.pop(stop.key, None)
+        ends = {"input": x, "reference": stop.reference()}
+        place = {"line": stop.line, "weight": stop.weight, "tangent": stop.cell is not None}
+        yield Node(point, dx, grad, value, stop.index, share=stop.share, **ends, **place)

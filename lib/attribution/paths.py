@@ -1,17 +1,19 @@
 """Paths from a reference to the input: where the network is evaluated.
 
 A path is a small dataclass with
-    start(x)         the reference x' it begins at, (B, C, H, W)
+    ends(x)          [(weight, reference x')]: where its lines begin, (B, C, H, W) each
     nodes(x, probe)  its nodes in order, from the reference to the input
     steps            the number of steps of its finest grid
     rules            the Riemann rules its grid supports ("left", "right", "trapezoid" need both ends of every
                      interval; "midpoint" and "gauss" their own nodes)
-    nested           whether every `steps // n` -th node is a grid of n steps of the same path
+    nested           how a grid of n steps is found on it: "stride" (every steps / n -th node), "prefix" (the first n
+                     nodes of each line), or "" (not at all)
 Images are in [0, 1]; the network normalises them itself.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -19,13 +21,14 @@ from torch import Tensor
 
 from lib import InputError
 from lib.attribution.blur import PADDINGS, gaussian_blur
-from lib.attribution.nodes import Node, Probe, prescribed
+from lib.attribution.nodes import Node, Probe, Stop, prescribed
 from lib.attribution.references import reference_image
 
 INTERVAL_RULES = ("left", "right", "trapezoid")
 
 
-def _require_steps(steps: int) -> None:
+def require_steps(steps: int) -> None:
+    """Raise InputError unless `steps` is a whole number of at least 1."""
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise InputError(f"steps is {steps!r}; give a whole number of at least 1")
 
@@ -45,7 +48,7 @@ class Straight:
     released: bool = False
 
     def __post_init__(self):
-        _require_steps(self.steps)
+        require_steps(self.steps)
         if self.grid not in ("closed", "midpoint", "gauss"):
             raise InputError(f"grid {self.grid!r} is unknown; choose closed, midpoint or gauss")
         if self.released and (self.grid != "closed" or self.steps < 2):
@@ -56,34 +59,50 @@ class Straight:
         return INTERVAL_RULES if self.grid == "closed" else (self.grid,)
 
     @property
-    def nested(self) -> bool:
-        return self.grid == "closed"
+    def nested(self) -> str:
+        return "stride" if self.grid == "closed" else ""
 
-    def start(self, x: Tensor) -> Tensor:
-        return reference_image(self.reference, x)
+    def ends(self, x: Tensor) -> Iterator[tuple[float, Tensor]]:
+        yield 1.0, reference_image(self.reference, x)
 
     def nodes(self, x: Tensor, probe: Probe) -> Iterator[Node]:
-        start = self.start(x)
+        start = reference_image(self.reference, x)
         span = x - start
-        alphas, weights = self._quadrature()
-        # torch.lerp would do, but is not exact at alpha = 1 for all dtypes
-        cell = None if weights is None else lambda i, point: span * weights[i]
-        return prescribed(probe, list(range(len(alphas))), lambda i: _between(start, x, span, alphas[i]), cell)
+        alphas, shares = self._quadrature()
+        open_grid = self.grid != "closed"
+        stops = [
+            Stop(
+                key=i,
+                point=partial(between, start, x, alpha),
+                index=i,
+                share=share,
+                reference=lambda: start,
+                cell=(lambda _, share=share: span * share) if open_grid else None,
+            )
+            for i, (alpha, share) in enumerate(zip(alphas, shares, strict=True))
+        ]
+        return prescribed(probe, x, stops)
 
-    def _quadrature(self) -> tuple[list[float], list[float] | None]:
+    def _quadrature(self) -> tuple[list[float], list[float]]:
         n = self.steps
         if self.released:
-            return [k / (n - 1) for k in range(n)], None
+            return [k / (n - 1) for k in range(n)], interval_shares(n - 1)
         if self.grid == "closed":
-            return [k / n for k in range(n + 1)], None
+            return [k / n for k in range(n + 1)], interval_shares(n)
         if self.grid == "midpoint":
             return [(k + 0.5) / n for k in range(n)], [1 / n] * n
         abscissae, weights = np.polynomial.legendre.leggauss(n)
         return ((1 + abscissae) / 2).tolist(), (weights / 2).tolist()
 
 
-def _between(start: Tensor, x: Tensor, span: Tensor, alpha: float) -> Tensor:
-    return x if alpha == 1 else start + alpha * span  # the input itself, not its rounding
+def interval_shares(n: int) -> list[float]:
+    """Shares of the n + 1 nodes that bound n equal intervals: the last one begins none."""
+    return [1 / n] * n + [0.0]
+
+
+def between(start: Tensor, x: Tensor, alpha: float | Tensor) -> Tensor:
+    """start + alpha (x - start), and at alpha = 1 the input itself, not its rounding (which torch.lerp may give)."""
+    return x if isinstance(alpha, float | int) and alpha == 1 else start + alpha * (x - start)
 
 
 @dataclass(frozen=True)
@@ -103,30 +122,40 @@ class Blur:
     released: bool = False
 
     rules = INTERVAL_RULES
-    nested = True
+    nested = "stride"
 
     def __post_init__(self):
-        _require_steps(self.steps)
+        require_steps(self.steps)
         if self.padding not in PADDINGS or not self.sigma_max > 0:
             raise InputError(
                 f"padding {self.padding!r}, sigma_max {self.sigma_max!r}: give reflect or zero, and sigma_max > 0"
             )
 
-    def start(self, x: Tensor) -> Tensor:
-        return self._blur(x, self.sigma_max)
+    def ends(self, x: Tensor) -> Iterator[tuple[float, Tensor]]:
+        yield 1.0, self._blur(x, self.sigma_max)
 
     def nodes(self, x: Tensor, probe: Probe) -> Iterator[Node]:
+        return prescribed(probe, x, list(self._stops(x)))
+
+    def _stops(self, x: Tensor) -> Iterator[Stop]:
         step = self.sigma_max / self.steps
+        start = self._blur(x, self.sigma_max)
         if not self.released:
-            indices = list(range(self.steps + 1))
-            return prescribed(probe, indices, lambda i: self._blur(x, self.sigma_max * (1 - i / self.steps)))
+            for i, share in enumerate(interval_shares(self.steps)):
+                point = partial(self._blur, x, self.sigma_max * (1 - i / self.steps))
+                yield Stop(key=i, point=point, index=i, share=share, reference=lambda: start)
+            return
         # From the blurred end to the sharp one like every path here; the released grid counts from the sharp end.
         epsilon = 0.01
-
-        def cell(i: int, point: Tensor) -> Tensor:
-            return (point - self._blur(x, i * step + epsilon)) * (step / epsilon)
-
-        return prescribed(probe, list(reversed(range(self.steps))), lambda i: self._blur(x, i * step), cell)
+        for i in reversed(range(self.steps)):
+            yield Stop(
+                key=i,
+                point=partial(self._blur, x, i * step),
+                index=i,
+                share=1 / self.steps,
+                reference=lambda: start,
+                cell=lambda point, i=i: (point - self._blur(x, i * step + epsilon)) * (step / epsilon),
+            )
 
     def _blur(self, x: Tensor, sigma: float) -> Tensor:
         return gaussian_blur(x, sigma, padding=self.padding)
@@ -153,29 +182,30 @@ class Guided:
     scale: object = None  # tensor broadcastable to (C, 1, 1)
 
     rules = INTERVAL_RULES
-    nested = False  # the path itself depends on the number of steps
+    nested = ""  # the path itself depends on the number of steps
 
     def __post_init__(self):
-        _require_steps(self.steps)
+        require_steps(self.steps)
         if not 0 < self.fraction <= 1 or not 0 <= self.max_dist <= 1:
             raise InputError(
                 f"fraction {self.fraction!r}, max_dist {self.max_dist!r}: give 0 < fraction <= 1, 0 <= max_dist <= 1"
             )
 
-    def start(self, x: Tensor) -> Tensor:
-        return reference_image(self.reference, x)
+    def ends(self, x: Tensor) -> Iterator[tuple[float, Tensor]]:
+        yield 1.0, reference_image(self.reference, x)
 
     def nodes(self, x: Tensor, probe: Probe) -> Iterator[Node]:
-        start = self.start(x)
+        start = reference_image(self.reference, x)
+        ends = {"input": x, "reference": start}
         point = start
         for step in range(self.steps):
             value, grad = self._evaluate(point, probe)
             after = x if step == self.steps - 1 else self._advance(point, grad, start, x, step)
-            yield Node(point, after - point, grad, value, step)
+            yield Node(point, after - point, grad, value, step, share=1 / self.steps, **ends)
             point = after
         if not self.released:
             value, grad = self._evaluate(point, probe)
-            yield Node(point, torch.zeros_like(point), grad, value, self.steps)
+            yield Node(point, torch.zeros_like(point), grad, value, self.steps, share=0.0, **ends)
 
     def _evaluate(self, point: Tensor, probe: Probe) -> tuple[Tensor, Tensor]:
         value, grad = probe(point[None])
@@ -188,7 +218,7 @@ class Guided:
         span = x - start
         # Features which do not differ from the reference count as arrived.
         alpha = torch.where(span == 0, high, (point - start) / span)
-        furthest = _between(start, x, span, high).flatten(1)
+        furthest = between(start, x, high).flatten(1)
         point = torch.where(alpha < low, start + low * span, point).flatten(1)
 
         goal, importance = x.flatten(1), grad.abs().flatten(1)

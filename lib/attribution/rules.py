@@ -2,7 +2,8 @@
 
 A rule is called with each node and the next one on the same line (None after the last) and returns what the step
 adds: a tensor (B, C, H, W), or a dict of tensors summed separately, of which "map" is the attribution. A rule
-with a method finish(sums) -> dict has the last word on the sums. A plain function of (node, following) will do.
+with a method finish(sums) -> dict has the last word on the sums; one with a method close(sums) -> dict is summed
+line by line, and close makes of each line's sums what is added up. A plain function of (node, following) will do.
 A rule that reads `following` says intervals = True: it needs both ends of every interval.
 """
 
@@ -14,7 +15,7 @@ from torch import Tensor
 from lib import InputError
 from lib.attribution.nodes import Node
 
-RIEMANN_RULES = ("left", "right", "trapezoid", "midpoint", "gauss")
+RIEMANN_RULES = ("left", "right", "trapezoid", "midpoint", "gauss", "mean")
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,8 @@ class Riemann:
     """Integrated gradients along the path: sum over steps of gradient * displacement.
 
     rule: which gradient stands for a step. "left", "right", "trapezoid" (the mean of both ends) on grids with both
-    ends of every interval; "midpoint" and "gauss" on grids of that name (Straight(grid=...)).
+    ends of every interval; "midpoint" and "gauss" on grids of that name (Straight(grid=...)); "mean" on lines from
+    several references, whose points all count alike.
     """
 
     rule: str = "trapezoid"
@@ -32,7 +34,7 @@ class Riemann:
             raise InputError(f"Riemann rule {self.rule!r} is unknown; choose one of {', '.join(RIEMANN_RULES)}")
 
     def __call__(self, node: Node, following: Node | None) -> Tensor:
-        if self.rule in ("left", "midpoint", "gauss"):
+        if self.rule in ("left", "midpoint", "gauss", "mean"):
             return node.grad * node.dx
         if following is None:
             return torch.zeros_like(node.grad)
@@ -72,7 +74,7 @@ class IDGI:
         largest = grad.detach().abs().flatten(1).amax(1)  # (B,)
         flat = largest < 1e-30 if self.guard else torch.zeros_like(largest, dtype=torch.bool)
         square = (grad / torch.where(flat, 1.0, largest)[:, None, None, None]).square()
-        rise = following.value - node.value
+        rise = (following.value - node.value) * node.weight
         share = torch.where(flat, 0.0, rise) / torch.where(flat, 1.0, square.flatten(1).sum(1))
         return {"map": square * share[:, None, None, None], "lost": torch.where(flat, rise, 0.0)}
 
