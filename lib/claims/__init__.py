@@ -33,7 +33,12 @@ COLUMNS = [
     "p_holm",
 ]
 COLUMNS += ["published", "verdict", "note"]
-PAPERS = {"idgi": "Yang et al., CVPR 2023", "tmlr": "Singhi & Kumari, TMLR 2024"}
+PAPERS = {
+    "idgi": "Yang et al., CVPR 2023",
+    "tmlr": "Singhi & Kumari, TMLR 2024",
+    "recalibration": "Yang et al., ICLR 2023",
+    "lpi": "Yang et al., AAAI 2023",
+}
 SOURCES = ("abstract", "summary", "common", "code", "derived", "ours")
 KINDS = {  # kind: keys it must have, keys it may have
     "order": ({"a", "b", "direction", "every"}, {"where", "change"}),
