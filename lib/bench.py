@@ -3,8 +3,8 @@
 import argparse
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 from time import perf_counter
 
@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from lib import ROOT
+from lib import ROOT, InputError
 from lib.attribution import IDGI, Blur, Guided, Riemann, SquaredGradient, Straight, attribute
 from lib.attribution.evaluate import default_budget, values_and_gradients
 from lib.data import load_image, photographs
@@ -53,6 +53,7 @@ def row(case: str, pairs: list[tuple[float, float]]) -> dict:
     }
 
 
+@cache
 def batch(images: int):
     """EfficientNet-Lite0 with `images` of the packaged photographs and their classes."""
     network = load_network("efficientnet_lite0")
@@ -64,7 +65,7 @@ def batch(images: int):
 
 def bare(model, x, target, passes: int) -> Callable:
     """`passes` forward+backward passes over x at the engine's own batch size, and nothing else."""
-    count = max(1, default_budget(x.device) // len(x))
+    count = max(1, default_budget(x) // len(x))
     points, classes = x.repeat(count, 1, 1, 1), target.repeat(count)
 
     def run():
@@ -75,23 +76,21 @@ def bare(model, x, target, passes: int) -> Callable:
     return run
 
 
-def walks(images: int, runs: int, steps: int) -> Iterator[dict]:
-    """Walks along all paths with three rules (and five step counts where nested) against the bare passes."""
+def walk(runs: int, *, path, images: int) -> list[tuple[float, float]]:
+    """Seconds of a walk along `path` with three rules, at all step counts where nested, and of the bare passes."""
     model, x, target = batch(images)
-    sweep = tuple(n for n in SWEEP if steps % n == 0)
-    passes = bare(model, x, target, steps + 1)
-    for path in (Straight(steps), Blur(steps), Guided(steps), Guided(steps, fraction=0.5, max_dist=1.0)):
-        grids = sweep if path.nested else None
-        case = f"{type(path).__name__.lower()} walk, 3 rules"
-        case += f", {len(grids)} step counts" if grids else f", fraction {path.fraction}, max_dist {path.max_dist}"
-        walk = partial(attribute, model, x, target, path=path, rules=RULES, steps=grids)
-        yield row(f"{case}; {images} images, {steps} steps; seconds against bare passes", alternate(walk, passes, runs))
+    grids = sweep(path.steps) if path.nested else None
+    ours = partial(attribute, model, x, target, path=path, rules=RULES, steps=grids)
+    return alternate(ours, bare(model, x, target, path.steps + 1), runs)
 
 
-def memory(runs: int) -> dict:
-    """Peak memory of a fresh process that walks 512 steps against one that walks 16."""
-    pairs = [(_peak_of_walk(512), _peak_of_walk(16)) for _ in range(runs)]
-    return row("peak memory in MB of a walk with 512 steps against 16; 2 images", pairs)
+def sweep(steps: int) -> tuple[int, ...]:
+    return tuple(n for n in SWEEP if steps % n == 0)
+
+
+def memory(runs: int) -> list[tuple[float, float]]:
+    """Peak memory in MB of a fresh process that walks 512 steps, and of one that walks 16; at most three times."""
+    return [(_peak_of_walk(512), _peak_of_walk(16)) for _ in range(min(runs, 3))]
 
 
 def _peak_of_walk(steps: int) -> float:
@@ -107,23 +106,54 @@ def peak_of_walk(steps: int) -> float:
     return used.get("peak_gpu_mb", used["peak_memory_mb"])
 
 
+def cases(steps: int = STEPS) -> dict[str, Callable]:
+    """What there is to measure: {name: function of the number of runs, which returns pairs (ours, peer)}."""
+    found = {"peak memory in MB of a walk with 512 steps against 16; 2 images": memory}
+    for images in (4, 1):
+        for path in (Straight(steps), Blur(steps), Guided(steps), Guided(steps, fraction=0.5, max_dist=1.0)):
+            name = f"{type(path).__name__.lower()} walk, 3 rules, "
+            if path.nested:
+                name += f"{len(sweep(steps))} step counts"
+            else:
+                name += f"fraction {path.fraction}, max_dist {path.max_dist}"
+            name += f"; {images} images, {steps} steps; seconds against bare passes"
+            found[name] = partial(walk, path=path, images=images)
+    return found
+
+
+def measure(found: dict[str, Callable], *, runs: int, output: Path, only: str = "") -> pd.DataFrame:
+    """Measure the cases whose name contains `only`, each written to `output` as soon as it is known.
+
+    With `only`, the other rows of `output` stay as they are; without, the table starts anew.
+    Raises InputError when no name contains `only`.
+    """
+    chosen = [name for name in found if only in name]
+    if not chosen:
+        raise InputError(f"No case contains {only!r}; give a part of one of these: {' | '.join(found)}.")
+    known = pd.read_csv(output).to_dict("records") if only and output.exists() else []
+    rows = {each["case"]: each for each in known}
+    for name in chosen:
+        rows[name] = row(name, found[name](runs))
+        write_atomically(output, pd.DataFrame(rows.values()).to_csv(index=False, float_format="%.4g"))
+        print(f"{rows[name]['ratio_median']:.3f}  {name}", file=sys.stderr, flush=True)
+    return pd.DataFrame(rows.values())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--only", default="", metavar="SUBSTRING", help="measure the cases whose name contains it")
     parser.add_argument("--output", type=Path, default=ROOT / "results" / "bench.csv")
     parser.add_argument("--peak-of-walk", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.peak_of_walk:
         print(peak_of_walk(options.peak_of_walk))
         return
-    rows = [memory(min(options.runs, 3))]
-    for images in (4, 1):
-        for each in walks(images, options.runs, options.steps):
-            rows.append(each)
-            print(f"{each['ratio_median']:.3f}  {each['case']}", file=sys.stderr, flush=True)
-    table = pd.DataFrame(rows)
-    write_atomically(options.output, table.to_csv(index=False, float_format="%.4g"))
+    try:
+        table = measure(cases(options.steps), runs=options.runs, output=options.output, only=options.only)
+    except InputError as error:
+        sys.exit(str(error))
     print(table.to_string(index=False, float_format="%.3f"))
 
 

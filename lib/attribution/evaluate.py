@@ -40,14 +40,16 @@ def scalar(logits: Tensor, target: Tensor, objective: str) -> Tensor:
     raise InputError(f"objective {objective!r} is unknown; choose one of {', '.join(OBJECTIVES)}")
 
 
-def default_budget(device: torch.device) -> int:
-    """Images per pass: few on a CPU (its caches are small), many on a GPU (halved if they do not fit)."""
-    return 8 if device.type == "cpu" else 256
+def default_budget(x: Tensor) -> int:
+    """Images per pass for images like x (N, C, H, W): as many elements as 8 of 3 x 224 x 224 on a CPU, whose caches
+    are small, and as 256 of them on a GPU (halved if they do not fit); at most 64 times these numbers."""
+    base = 8 if x.device.type == "cpu" else 256
+    return base * min(max(3 * 224 * 224 // x[0].numel(), 1), 64)
 
 
 def values(model, x: Tensor, target: Tensor, *, objective: str = "probability", budget: int | None = None) -> Tensor:
     """f at each point without gradients: x (N, C, H, W), target (N,) -> (N,)."""
-    budget = budget or default_budget(x.device)
+    budget = budget or default_budget(x)
     with torch.no_grad():
         parts = [
             scalar(model(points), classes, objective)
@@ -75,7 +77,7 @@ def values_and_gradients(
 
     Raises InputError where a value or gradient is not finite, naming the rows.
     """
-    budget = budget or default_budget(x.device)
+    budget = budget or default_budget(x)
     parts = []
     start = 0
     while start < len(x):

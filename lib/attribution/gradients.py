@@ -1,7 +1,5 @@
 """Maps from a single pass, or from none: baselines and controls."""
 
-import hashlib
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
@@ -9,6 +7,7 @@ from torch.nn.functional import interpolate
 from lib import InputError
 from lib.attribution.evaluate import scalar, values_and_gradients
 from lib.attribution.nodes import Probe
+from lib.attribution.seeds import image_generator
 from lib.models import Normalize
 
 
@@ -60,7 +59,7 @@ def smoothgrad(
     low, high = x.flatten(1).aminmax(dim=1)
     scale = sigma * (high - low).view(-1, 1, 1, 1)
     probe = Probe(model, target, objective, budget)
-    together = probe.together(len(x))
+    together = probe.together(x)
     total = torch.zeros_like(x)
     for start in range(0, samples, together):
         draws = range(start, min(start + together, samples))
@@ -142,12 +141,6 @@ def full_gradients(model, x: Tensor, target: Tensor, *, objective: str = "logit"
     mean = next((layer.mean for layer in model.modules() if isinstance(layer, Normalize)), 0)
     biases = [layers[layer].view(-1, *(1 for _ in output.shape[2:])) * at_output for layer, output, at_output in ran]
     return (x - mean) * gradient, biases
-
-
-def image_generator(seed: int, image: str, method: str) -> torch.Generator:
-    """A CPU generator that depends on seed, image id and method only, never on batch or order."""
-    digest = hashlib.sha256(f"{seed}/{image}/{method}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
 def random_maps(images: list[str], shape: tuple[int, int], *, seed: int) -> Tensor:

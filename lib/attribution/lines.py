@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from lib import InputError
-from lib.attribution.gradients import image_generator
 from lib.attribution.nodes import Node, Probe, Stop, prescribed
 from lib.attribution.paths import INTERVAL_RULES, between, interval_shares, require_steps
+from lib.attribution.seeds import image_generator
 
 GRIDS = ("midpoint", "uniform", "linspace", "closed")
 PAIRINGS = ("full", "tiled", "fresh")
@@ -53,12 +53,9 @@ class Lines:
                 f"grid {self.grid!r}, pairing {self.pairing!r}: choose a grid of {', '.join(GRIDS)} and a pairing of "
                 f"{', '.join(PAIRINGS)}"
             )
-        if self.pairing != "full" and (
-            self.grid not in ("linspace", "midpoint") or self.references.weights is not None
-        ):
+        if self.pairing != "full" and (self.grid == "closed" or self.references.weights is not None):
             raise InputError(
-                f"pairing {self.pairing!r} is for unweighted references on the grids linspace and midpoint; "
-                "give pairing='full'"
+                f"pairing {self.pairing!r} is for unweighted references on open grids; give pairing='full'"
             )
         if self.pairing == "fresh" and self.references.count % self.steps:
             raise InputError(
@@ -94,19 +91,22 @@ class Lines:
                 yield self._stop(x, reference, line, line, line, i, alpha, share * weight, weight)
 
     def _fresh(self, x: Tensor, reference) -> Iterator[Stop]:
-        alphas, count = self._alphas(0, x), self.references.count
+        k, count = self.steps, self.references.count
         for j in range(count):
-            yield self._stop(x, reference, j, j, j, 0, alphas[j % self.steps], 1 / count, 1 / count)
+            alpha = self._alphas(j // k, x)[j % k]
+            yield self._stop(x, reference, j, j, j, 0, alpha, 1 / count, 1 / count)
 
     def _tiled(self, x: Tensor, reference) -> Iterator[Stop]:
-        k, count, alphas = self.steps, self.references.count, self._alphas(0, x)
+        k, count = self.steps, self.references.count
         for j in range(k * count):
-            yield self._stop(x, reference, j // k, j % count, j // k, j % k, alphas[j % k], 1 / (k * count), 1 / count)
+            alpha = self._alphas(j // k, x)[j % k]
+            yield self._stop(x, reference, j // k, j % count, j // k, j % k, alpha, 1 / (k * count), 1 / count)
 
     def _stop(self, x, reference, line: int, own: int, displaced: int, index: int, alpha, share, weight) -> Stop:
         at_input = not isinstance(alpha, Tensor) and alpha == 1
         return Stop(
-            key="input" if at_input else (own, index),  # every line ends in the same point
+            # Every line ends in the same point, and tiling repeats the others; drawn ones are all different.
+            key="input" if at_input else (own, index, line if self.grid == "uniform" else None),
             point=lambda: between(reference(own), x, alpha),
             index=index,
             share=share,

@@ -52,30 +52,105 @@ def local_references(
     n_init: int = 3,
     max_iter: int = 600,
 ) -> LocalReferences:
-    """Cluster the logits (N, K) of a training set, and choose R references in each cluster (Yang et al., AAAI 2023).
+    """Cluster a training set's logits (N, K), and choose R references in each cluster (Yang et al., AAAI 2023).
 
-    k-means divides all logits into `clusters`, then each cluster into R = `references` sub-clusters. Reference r of a
-    cluster is the member of sub-cluster r nearest (L2) to its centre; p_r = |sub-cluster r| / |cluster|.
+    k-means divides the logits into `clusters`, and each cluster into R = `references` sub-clusters. Reference r of
+    a cluster is the member of sub-cluster r nearest (L2) to its centre; p_r = |sub-cluster r| / |cluster|.
 
-    Sets of more than `minibatch_above` logits are clustered by mini-batches. `seed`, `n_init` and `max_iter` go to
-    scikit-learn (3 and 600 in the released code; 11 clusters and 20 references in the paper's experiments).
-    Raises InputError for logits that are not finite, fewer different logits than clusters, and a cluster with fewer
-    (different) members than references.
-    Differs from the released code: the reference is the chosen image, not the one a batch later (LPI:activation_atlas.py:24,
-    58), it belongs to its own sub-cluster, and each cluster keeps its own densities instead of the last one's
-    (LPI:distribution_estimation.py:217).
+    More than `minibatch_above` logits are clustered by mini-batches. `seed`, `n_init` and `max_iter` go to
+    scikit-learn; the released code's defaults are 3 and 600, its published files 1 cluster of 20 references.
+    Raises InputError for logits that are not finite, fewer different logits than clusters, and a cluster with
+    fewer different members than references.
+    Differs from the released code: the reference is the chosen image instead of the one a batch later
+    (LPI:activation_atlas.py:24,58) and always of its own sub-cluster; each cluster keeps its own densities instead
+    of the last cluster's (LPI:distribution_estimation.py:217).
     """
     if clusters < 1 or references < 1:
         raise InputError(f"clusters={clusters} and references={references} leave nothing to choose; give 1 or more.")
     if logits.ndim != 2 or not logits.isfinite().all():
-        raise InputError(f"logits of shape {tuple(logits.shape)} must be finite and (images, classes); check the model.")
+        raise InputError(
+            f"logits of shape {tuple(logits.shape)} must be (images, classes) and finite; check the model."
+        )
     points = logits.detach().cpu().numpy()
+    options = {"n_init": n_init, "max_iter": max_iter, "random_state": seed}
 
-    def groups(points: numpy.ndarray, count: int) -> tuple[numpy.ndarray, numpy.ndarray]:
-        kind = MiniBatchKMeans if len(points) > minibatch_above else KMeans
-        means = kind(count, n_init=n_init, max_iter=max_iter, random_state=seed)
-        # On one thread, because several add up in any order. The warning is of empty groups, which callers refuse.
-        with threadpool_limits(1), warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            means.fit(points)
-        return means.cluster_centers_, means.labels_
+    centres, labels = _k_means(points, clusters, minibatch_above, options)
+    sizes = numpy.bincount(labels, minlength=clusters)
+    if not sizes.all():
+        different = numpy.count_nonzero(sizes)
+        raise InputError(
+            f"{len(points)} logits, {different} of them different, cannot form {clusters} clusters; "
+            f"give clusters={different} or fewer."
+        )
+    members = numpy.zeros((clusters, references), dtype=numpy.int64)
+    densities = numpy.zeros((clusters, references))
+    for cluster in sizes.argsort():  # the smallest first: it is the one that may have too few members
+        rows = numpy.flatnonzero(labels == cluster)
+        sub_centres, sub_labels = _k_means(points[rows], references, minibatch_above, options)
+        sub_sizes = numpy.bincount(sub_labels, minlength=references)
+        if not sub_sizes.all():
+            different = numpy.count_nonzero(sub_sizes)
+            raise InputError(
+                f"cluster {cluster} of {clusters} has {len(rows)} members, {different} of them different, for "
+                f"{references} references; give references={different} or fewer, or fewer clusters."
+            )
+        distances = numpy.linalg.norm(points[rows] - sub_centres[sub_labels], axis=1)  # of each to its own centre
+        for sub in range(references):
+            own = numpy.flatnonzero(sub_labels == sub)
+            members[cluster, sub] = rows[own[distances[own].argmin()]]
+        densities[cluster] = sub_sizes / len(rows)
+    return LocalReferences(*map(torch.from_numpy, (centres, members, densities)))
+
+
+def cached_local_references(
+    logits_fn: Callable[[], Tensor], *, cache: Path, key: str, clusters: int, references: int, seed: int = 0
+) -> LocalReferences:
+    """`local_references` of logits_fn(), computed only where <cache>/<key>-c<clusters>r<references>s<seed>.npz is not.
+
+    `key` changes with whatever decides the logits, see `provenance.unit_key`. A file that cannot be read is
+    replaced, which a line on standard error says.
+    """
+    file = Path(cache) / f"{key}-c{clusters}r{references}s{seed}.npz"
+    if (found := _load(file)) is not None:
+        return found
+    found = local_references(logits_fn(), clusters=clusters, references=references, seed=seed)
+    buffer = io.BytesIO()
+    numpy.savez(buffer, **{field.name: getattr(found, field.name).numpy() for field in fields(found)})
+    write_atomically(file, buffer.getvalue())
+    return found
+
+
+def random_densities(densities: Tensor, *, seed: int) -> Tensor:
+    """Rows of U(0, 1) divided by their sum, shaped like `densities` (C, R): the control of LPI's Sup. Fig. 3b."""
+    weights = torch.rand(densities.shape, generator=torch.Generator().manual_seed(seed), dtype=densities.dtype)
+    return weights / weights.sum(-1, keepdim=True)
+
+
+@torch.no_grad()
+def logits_of(model: nn.Module, x: Tensor, *, batch: int = 256) -> Tensor:
+    """Logits (N, K) on the CPU of images x (N, C, H, W), at most `batch` in one pass on the model's device."""
+    device = next(model.parameters()).device
+    return torch.cat([model(images.to(device)).cpu() for images in x.split(batch)])
+
+
+def _k_means(points: numpy.ndarray, count: int, minibatch_above: int, options: dict) -> tuple:
+    """Centres (count, K) and labels (N,) of k-means; where too few points differ, some label stays unused."""
+    if len(points) < count:
+        return _k_means(points, len(points), minibatch_above, options)
+    kind = MiniBatchKMeans if len(points) > minibatch_above else KMeans
+    # On one thread, because several add up in any order. The warning is of unused labels, which callers refuse.
+    with threadpool_limits(1), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        means = kind(count, **options).fit(points)
+    return means.cluster_centers_, means.labels_
+
+
+def _load(file: Path) -> LocalReferences | None:
+    if not file.exists():
+        return None
+    try:
+        with numpy.load(file, allow_pickle=False) as arrays:
+            return LocalReferences(*(torch.from_numpy(arrays[field.name]) for field in fields(LocalReferences)))
+    except Exception as error:  # NumPy raises many kinds for a damaged file; the cure is the same for all
+        print(f"{file.name} is damaged ({type(error).__name__}) and is computed again.", file=sys.stderr)
+        return None

@@ -53,10 +53,9 @@ class Probe:
     create_graph: bool = False
     evaluations: int = 0  # forward+backward passes, counted in images
 
-    def together(self, images: int) -> int:
-        """How many points of each of `images` images fit into one pass."""
-        budget = self.budget or default_budget(self.target.device)
-        return max(1, budget // images)
+    def together(self, x: Tensor) -> int:
+        """How many points of each of the images x (B, C, H, W) fit into one pass."""
+        return max(1, (self.budget or default_budget(x)) // len(x))
 
     def __call__(self, points: Tensor, towards: Tensor | None = None) -> tuple[Tensor, ...]:
         """points (K, B, C, H, W) -> values (K, B) and gradients (K, B, C, H, W).
@@ -105,7 +104,7 @@ def prescribed(probe: Probe, x: Tensor, stops: Sequence[Stop]) -> Iterator[Node]
     uses = Counter(stop.key for stop in stops)
     first = {stop.key: stop for stop in reversed(stops) if stop.evaluated}
     order = [key for key in dict.fromkeys(stop.key for stop in stops) if key in first]
-    together, known = probe.together(len(x)), {}
+    together, known = probe.together(x), {}
 
     def evaluated(stop: Stop) -> tuple[Tensor, Tensor, Tensor]:
         while stop.evaluated and stop.key not in known:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lib import InputError
 from lib.attribution.blur import gaussian_blur
-from lib.attribution.gradients import image_generator
+from lib.attribution.seeds import image_generator
 
 
 def reference_image(reference, x: Tensor) -> Tensor:
@@ -118,21 +118,22 @@ class FromPool:
         return self.pool[self.index[:, number]].to(x)
 
 
-def drawn_from(size: int, count: int, *, images: Sequence[str], seed: int = 0, own: Sequence[int] = ()) -> Tensor:
+def drawn_from(size: int, count: int, *, images: Sequence[str], own: Sequence[int], seed: int = 0) -> Tensor:
     """Which of `size` pool images are each image's references: (B, count), without repetition.
 
-    own: for each image its place in the pool, which is not drawn (images that are their own pool).
+    own: each image's place in the pool, which is not drawn; -1 where it is not in it.
     Raises InputError where the pool holds fewer than `count` others.
     """
-    if size - bool(len(own)) < count:
-        raise InputError(
-            f"{count} references are asked for, but the pool has {size - bool(len(own))} images to draw from: "
-            "ask for fewer or give a larger set"
-        )
     rows = []
-    for b, image in enumerate(images):
+    for place, image in zip(own, images, strict=True):
         order = torch.randperm(size, generator=image_generator(seed, image, "pool"))
-        rows.append((order[order != own[b]] if len(own) else order)[:count])
+        order = order[order != place]
+        if len(order) < count:
+            raise InputError(
+                f"{count} references are asked for, but the pool has {len(order)} other images to draw from: ask for "
+                "fewer or give a larger set"
+            )
+        rows.append(order[:count])
     return torch.stack(rows)
 
 

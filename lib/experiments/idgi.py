@@ -5,7 +5,6 @@ defects of the released code, and "corrected".
 """
 
 from collections.abc import Iterator, Mapping
-from functools import lru_cache
 from itertools import product
 
 import numpy as np
@@ -19,22 +18,16 @@ from lib import InputError
 from lib.attribution import IDGI, Attribution, Blur, Guided, Riemann, SquaredGradient, Straight, attribute
 from lib.attribution.gradients import random_maps
 from lib.data import Photograph, load_image
+from lib.experiments.scores import Key, score_rows
+from lib.experiments.subjects import batch, network_named
 from lib.metrics.information import Evidence, aggregate_curves, blurred, information_curves, pic
 from lib.metrics.removal import insertion
 from lib.metrics.stability import jpeg, mse_l1, mse_signed, spearman, topk_overlap
-from lib.models import Network, best_device, load_network
+from lib.models import Network, best_device
 
 CONFIDENT = 0.8  # probability above which an image takes part in AIC and SIC (TMLR code proba_filterer.py:87)
 ALL_METRICS = "AIC, SIC and insertion"
 CURVE_POINTS = 100  # points of the stored information curves
-
-Key = tuple[str, str, int, str]  # path, rule, steps, mode of a map
-
-
-@lru_cache(maxsize=1)
-def network_named(name: str, weights: str) -> Network:
-    """The prepared network on the best device, kept for the next unit."""
-    return load_network(name, weights=weights or None)
 
 
 def predictions(name: str, photos: list[Photograph], weights: str = "") -> pd.DataFrame:
@@ -246,23 +239,6 @@ def stability(
                     for metric, value in values.items():
                         rows += score_rows(photos, [key], metric, value[:, None])
     return pd.DataFrame(rows).drop(columns="curve").assign(model=name)
-
-
-def batch(network: Network, photos: list[Photograph]) -> tuple[Tensor, Tensor]:
-    """The photographs as the network sees them (B, 3, S, S) and their classes (B,), on the best device."""
-    x = torch.stack([network.tensor(load_image(photo)) for photo in photos])
-    return x.to(best_device()), torch.tensor([photo.label for photo in photos], device=best_device())
-
-
-def score_rows(photos, keys, metric: str, values: Tensor, curves: Tensor | None = None) -> list[dict]:
-    """Tidy rows from values (B, M) for M map keys, with their curves (B, M, P) if given."""
-    rows = []
-    for b, photo in enumerate(photos):
-        for m, (path, rule, steps, mode) in enumerate(keys):
-            row = {"image": photo.id, "label": photo.label, "path": path, "rule": rule, "steps": steps, "mode": mode}
-            row |= {"metric": metric, "value": float(values[b, m])}
-            rows.append(row | {"curve": None if curves is None else curves[b, m].float().tolist()})
-    return rows
 
 
 def stacked(curves: pd.DataFrame, metric: str, path: str) -> dict[str, np.ndarray]:

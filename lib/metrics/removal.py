@@ -127,7 +127,7 @@ def reveal(
     work = torch.cartesian_prod(rows, maps, steps)
     work = work[(work[:, 1] == 0) | ~shared[work[:, 2]]]
     values = []
-    for part in work.split(batch or default_budget(x.device)):
+    for part in work.split(batch or default_budget(x)):
         b, m, k = part.to(x.device).unbind(1)
         shown = order[b, m] < counts.to(x.device)[k, None, None]  # (N, H, W)
         values.append(evaluate(torch.where(shown[:, None], x[b], start[b]), b).cpu().double())

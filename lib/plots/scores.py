@@ -1,149 +1,16 @@
-"""The figures' house style: one look, one colour per rule, and files that are the same byte for byte."""
+"""Scores: curves, differences and distributions, with their intervals."""
 
-import io
-from contextlib import contextmanager
-from pathlib import Path
+import math
+from collections.abc import Iterable
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from IPython.display import Image as Picture
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from lib import ROOT
+from lib.plots.house import COLOURS, METRICS, PATHS, RULES, UNDECIDED, house, named, palette
 from lib.statistics import band
-
-# Okabe and Ito's palette, which colour-blind readers can tell apart
-COLOURS = {
-    "riemann": "#0072B2",
-    "idgi": "#D55E00",
-    "riemann_abs": "#56B4E9",
-    "squared_gradient": "#009E73",
-    "random": "#999999",
-}
-UNDECIDED = "#777777"
-RULES = {
-    "riemann": "base",
-    "idgi": "base + IDGI",
-    "riemann_abs": "|base|",
-    "squared_gradient": "Σ gradient²",
-    "random": "random",
-}
-PATHS = {"straight": "IG", "guided": "Guided IG", "blur": "Blur IG"}
-METRICS = {
-    "insertion": "insertion",
-    "insertion_ratio": "insertion ratio",
-    "aic_png": "AIC, entropy",
-    "sic_png": "SIC, entropy",
-    "aic_webp": "AIC, entropy (WebP)",
-    "sic_webp": "SIC, entropy (WebP)",
-    "aic_msssim": "AIC, MS-SSIM",
-    "sic_msssim": "SIC, MS-SSIM",
-    "mse_signed": "MSE, signed sum",
-    "mse_l1": "MSE, absolute sum",
-    "spearman": "rank correlation",
-    "topk": "top-k overlap",
-}
-STYLE = {
-    "font.size": 8,
-    "axes.titlesize": 8,
-    "axes.labelsize": 8,
-    "xtick.labelsize": 7,
-    "ytick.labelsize": 7,
-    "legend.fontsize": 7,
-    "legend.frameon": False,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.6,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "lines.linewidth": 1.2,
-    "lines.markersize": 4,
-    "figure.dpi": 110,
-    "savefig.dpi": 160,
-    "savefig.bbox": "tight",
-    "pdf.fonttype": 42,
-    "figure.constrained_layout.use": True,
-}
-
-
-@contextmanager
-def house():
-    """Figures made and saved inside this context have the house style."""
-    with plt.rc_context(STYLE):
-        yield
-
-
-def save(fig: Figure, name: str, profile: str, output: str | Path) -> Picture:
-    """Write <output>/figures/<profile>/<name>.png and .pdf, without dates or versions, and show it.
-
-    name: <notebook>-<what>; output counts from the project's root. The figure is closed.
-    """
-    folder = ROOT / output / "figures" / profile
-    folder.mkdir(parents=True, exist_ok=True)
-    with house():
-        fig.savefig(folder / f"{name}.png", metadata={"Software": None})
-        fig.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
-    return show(fig)
-
-
-def show(fig: Figure) -> Picture:
-    """The figure as a notebook shows it, at the screen's resolution and whatever its plotting backend; it is closed."""
-    buffer = io.BytesIO()
-    with house():
-        fig.savefig(buffer, format="png", dpi=100, metadata={"Software": None})
-    plt.close(fig)
-    return Picture(buffer.getvalue())
-
-
-def maps_grid(images: list, maps: dict[str, list], *, rows: list[str] | None = None, share: str = "column") -> Figure:
-    """Photographs on the left, one column of attribution maps per method.
-
-    Signed maps are drawn diverging around 0, magnitudes sequentially, up to the 99.5th percentile of |map|.
-
-    images: R arrays (H, W, 3) in [0, 1]
-    maps: {column title: R arrays (H, W)}
-    rows: R titles
-    share: "column" (one scale, with one colour bar, per method) or "row" (one scale per image)
-    """
-    signed = any(np.min(grid) < 0 for column in maps.values() for grid in column)
-    limits = np.array([[np.quantile(np.abs(grid), 0.995) for grid in column] for column in maps.values()])
-    limits = np.broadcast_to(limits.max(axis=1 if share == "column" else 0, keepdims=True), limits.shape)
-    with house():
-        fig, axes = plt.subplots(
-            len(images),
-            1 + len(maps),
-            figsize=(1.25 * (1 + len(maps)) + 0.4, 1.3 * len(images) + 0.5),
-            squeeze=False,
-            layout="compressed",
-        )
-        for row, image in enumerate(images):
-            axes[row, 0].imshow(image)
-            axes[row, 0].set_ylabel(rows[row] if rows else "", rotation=90, fontsize=7)
-            for column, grids in enumerate(maps.values()):
-                limit = limits[column, row] or 1
-                drawn = axes[row, column + 1].imshow(
-                    grids[row], cmap="RdBu_r" if signed else "magma", vmin=-limit if signed else 0, vmax=limit
-                )
-                if share == "row" and column == len(maps) - 1:
-                    _colour_bar(fig, drawn, axes[row, 1:], "right")
-                if share == "column" and row == len(images) - 1:
-                    _colour_bar(fig, drawn, axes[:, column + 1], "bottom")
-        for axis, title in zip(axes[0], ["image", *maps], strict=True):
-            axis.set_title(title)
-        for axis in axes.flat:
-            axis.set(xticks=[], yticks=[])
-            axis.spines[:].set_visible(False)
-    return fig
-
-
-def _colour_bar(fig: Figure, drawn, axes, where: str) -> None:
-    bar = fig.colorbar(drawn, ax=list(axes), location=where, shrink=0.8, aspect=18, pad=0.02)
-    low, high = drawn.get_clim()
-    bar.set_ticks([low, high] if low == 0 else [low, 0, high])
-    bar.ax.tick_params(labelsize=6, length=2)
-    bar.set_ticklabels([f"{tick:.2g}" for tick in bar.get_ticks()])
-    bar.outline.set_visible(False)
 
 
 def curves(x, values: dict[str, np.ndarray], *, xlabel: str, ylabel: str, axis=None) -> Figure:
@@ -153,9 +20,8 @@ def curves(x, values: dict[str, np.ndarray], *, xlabel: str, ylabel: str, axis=N
     """
     with house():
         axis = axis or plt.subplots(figsize=(3.3, 2.5))[1]
-        for position, (label, each) in enumerate(values.items()):
+        for (label, each), colour in zip(values.items(), palette(values).values(), strict=True):
             mean, low, high = band(each)
-            colour = COLOURS.get(label, f"C{position}")
             axis.plot(x, mean, color=colour, label=RULES.get(label, label))
             axis.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
         axis.set(xlabel=xlabel, ylabel=ylabel)
@@ -198,9 +64,8 @@ def forest(table: pd.DataFrame, *, xlabel: str, favours: tuple[str, str] = ("bas
             axis.grid(axis="x", color="#dddddd", linewidth=0.5)
             axis.set_axisbelow(True)
             axis.spines["left"].set_visible(False)
-        axes[0, 0].set_yticks(
-            lines["y"], [f"{PATHS.get(line.path, line.path)}, {line.model}" for line in lines.itertuples()]
-        )
+        labels = [", ".join(filter(None, [named(line.path), line.model])) for line in lines.itertuples()]
+        axes[0, 0].set_yticks(lines["y"], labels)
         fig.supxlabel(xlabel, fontsize=8)
         looks = {
             f"favours {favours[0]}": {"color": COLOURS["riemann"]},
@@ -250,10 +115,7 @@ def steps(table: pd.DataFrame, *, published: pd.DataFrame | None = None, ylabel:
             axis.set_ylabel(f"{METRICS.get(metric, metric)}\n{ylabel}")
         for axis in axes[-1]:
             axis.set_xlabel("number of steps")
-        named = {
-            label: handle for axis in axes.flat for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
-        }
-        fig.legend(named.values(), named, loc="outside upper center", ncols=2)
+        _legend_above(fig, axes.flat, columns=2)
     return fig
 
 
@@ -270,15 +132,10 @@ def _draw_published(axis, rows: pd.DataFrame) -> None:
         )
 
 
-def photographs(images: dict) -> Figure:
-    """Images side by side under their titles, {title: PIL image or array}."""
-    with house():
-        fig, axes = plt.subplots(1, len(images), figsize=(2.2 * len(images), 2.4), squeeze=False)
-        for axis, (title, image) in zip(axes[0], images.items(), strict=True):
-            axis.imshow(image)
-            axis.set_title(title)
-            axis.set_axis_off()
-    return fig
+def _legend_above(fig: Figure, axes: Iterable, *, columns: int) -> None:
+    """One legend of everything that `axes` show, each label once."""
+    entries = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    fig.legend(entries.values(), entries, loc="outside upper center", ncols=columns)
 
 
 def distributions(table: pd.DataFrame, columns: dict[str, str], *, by: str) -> Figure:
@@ -302,4 +159,124 @@ def distributions(table: pd.DataFrame, columns: dict[str, str], *, by: str) -> F
             axis.set_xscale("log")
             axis.set_xlabel(label)
         axes[0, 0].invert_yaxis()
+    return fig
+
+
+def curve_panels(
+    table: pd.DataFrame,
+    *,
+    x: str,
+    panels: str,
+    lines: str,
+    ylabel: str,
+    xlabel: str,
+    styles: dict[str, dict] | None = None,
+    published: pd.DataFrame | None = None,
+) -> Figure:
+    """Curves with 95 % bands as small multiples on one scale, under a legend; published curves beside ours.
+
+    table: columns mean, low, high, as `statistics.summary` returns them, and the columns named by
+        x (numbers, or texts, which are drawn at equal distances in their order of appearance),
+        panels and lines (one panel and one line per value, in their order of appearance)
+    styles: {value of `lines`: keywords of `Axes.plot`}, e.g. {"riemann_abs": {"linestyle": "--"}}
+    published: columns x, panels, lines and value, drawn dotted and paler with hollow markers
+    """
+    published = table.iloc[:0].assign(value=[]) if published is None else published
+    texts = [] if pd.api.types.is_numeric_dtype(table[x]) else list(dict.fromkeys([*table[x], *published[x]]))
+    place = texts.index if texts else float
+    colours = palette([*table[lines], *published[lines]])
+    with house():
+        fig, axes = _small_multiples(table[panels].unique(), widest=3 if texts else 4)
+        for title, axis in axes.items():
+            for name in colours:
+                ours, theirs = (
+                    rows[(rows[panels] == title) & (rows[lines] == name)].sort_values(x, key=lambda at: at.map(place))
+                    for rows in (table, published)
+                )
+                if len(ours):
+                    look = {"color": colours[name], "marker": ".", **(styles or {}).get(name, {})}
+                    at = ours[x].map(place)
+                    axis.plot(at, ours["mean"], label=named(name), **look)
+                    axis.fill_between(at, ours["low"], ours["high"], color=look["color"], alpha=0.15, linewidth=0)
+                if len(theirs):
+                    axis.plot(
+                        theirs[x].map(place),
+                        theirs["value"],
+                        linestyle=":",
+                        color=_paler(colours[name]),
+                        marker="o",
+                        markerfacecolor="white",
+                        label=f"{named(name)}, published",
+                    )
+            axis.grid(axis="y", color="#dddddd", linewidth=0.5)
+            if texts:
+                axis.set_xticks(range(len(texts)), texts, rotation=90, fontsize=6)
+        fig.supxlabel(xlabel, fontsize=8)
+        fig.supylabel(ylabel, fontsize=8)
+        _legend_above(fig, axes.values(), columns=4)
+    return fig
+
+
+def _small_multiples(titles: Iterable, *, widest: int) -> tuple[Figure, dict]:
+    """A page's width of panels that share their scales, {title: axis}, in rows of equal length but for the last."""
+    titles = list(titles)
+    rows = math.ceil(len(titles) / widest)
+    columns = math.ceil(len(titles) / rows)
+    width = min(7.0, 2.0 + 2.5 * columns)
+    fig, axes = plt.subplots(rows, columns, figsize=(width, 0.9 + 1.7 * rows), sharex=True, sharey=True, squeeze=False)
+    for axis in axes.flat[len(titles) :]:
+        axis.remove()
+    for axis in axes.flat[len(titles) - columns : len(titles)]:
+        axis.tick_params(labelbottom=True)  # also above a place left empty
+    panels = dict(zip(titles, axes.flat, strict=False))
+    for title, axis in panels.items():
+        axis.set_title(named(title))
+    return fig, panels
+
+
+def _paler(colour: str) -> tuple[float, ...]:
+    return tuple(np.mean([to_rgb(colour), to_rgb(UNDECIDED)], axis=0))
+
+
+def dots(table: pd.DataFrame, *, rows: str, colours: str, panels: str, xlabel: str, zero: bool = False) -> Figure:
+    """Means with 95 % intervals as dots: methods down, a colour per rule within them, one panel per metric.
+
+    table: columns mean, low, high, as `statistics.summary` returns them, and the columns named by rows, colours
+        and panels, each value of which has its place in the order of appearance
+    zero: a line at 0
+    """
+    looks = palette(table[colours])
+    places, centres, bottom = {}, {}, 0.0
+    for row, group in table.groupby(rows, sort=False):
+        here = [name for name in looks if name in set(group[colours])]
+        places |= {(row, name): bottom + k for k, name in enumerate(here)}
+        centres[row] = bottom + (len(here) - 1) / 2
+        bottom += len(here) + 1  # a gap between methods
+    titles = table[panels].unique()
+    with house():
+        fig, axes = plt.subplots(
+            1,
+            len(titles),
+            figsize=(min(7.0, 2.6 + 1.5 * len(titles)), 0.9 + 0.12 * bottom),
+            sharey=True,
+            squeeze=False,
+        )
+        for axis, title in zip(axes[0], titles, strict=True):
+            if zero:
+                axis.axvline(0, color="black", linewidth=0.7)
+            here = table[table[panels] == title]
+            for name, group in here.groupby(colours, sort=False):
+                y = [places[row, name] for row in group[rows]]
+                axis.hlines(y, group["low"], group["high"], color=looks[name])
+                axis.plot(group["mean"], y, "o", color=looks[name], label=named(name))
+            axis.set_title(named(title))
+            axis.grid(axis="x", color="#dddddd", linewidth=0.5)
+            axis.set_axisbelow(True)
+            axis.locator_params(axis="x", nbins=4)
+            axis.tick_params(axis="y", length=0)
+            axis.spines["left"].set_visible(False)
+        axes[0, 0].set_yticks(list(centres.values()), [named(row) for row in centres])
+        axes[0, 0].set_ylim(bottom - 1, -1)
+        fig.supxlabel(xlabel, fontsize=8)
+        _legend_above(fig, axes[0], columns=4)
     return fig

@@ -1,0 +1,204 @@
+"""The LPI study on digits: references from the training set, near or anywhere, at equal numbers of evaluations."""
+
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from lib.attribution import Adversarial, Lines, Recalibrated, Riemann, attribute
+from lib.attribution.adversarial import other_classes
+from lib.attribution.gradients import random_maps
+from lib.attribution.local import LocalReferences, cached_local_references, logits_of, random_densities
+from lib.attribution.references import FromPool, Single
+from lib.digits import Digits, digits
+from lib.experiments.recalibration import BY_POINT, scored
+from lib.experiments.scores import Key
+from lib.experiments.subjects import Subject
+from lib.models import Network
+from lib.provenance import unit_key
+from lib.training import digit_cnn, digit_network, fit
+
+REFERENCES = 20  # of each image; one point on each is 20 evaluations, as in the paper
+FRACTIONS = (0.1, 0.3, 0.5, 0.7, 0.9)  # of the pixels removed before retraining
+
+
+def local_set(network: Network, pool: Tensor, *, clusters: int, cache: Path, seed: int = 0) -> LocalReferences:
+    """The offline stage for the digits' training set, computed once for each network, number of clusters and seed."""
+    key = unit_key(f"local-{network.name}", ["lib.attribution.local", "lib.training"])
+    asked = {"cache": cache, "key": key, "clusters": clusters, "references": REFERENCES, "seed": seed}
+    return cached_local_references(lambda: logits_of(network.model, pool), **asked)
+
+
+def sets(of: Subject, *, clusters: int, cache: Path, seed: int = 0) -> dict[tuple[str, str], FromPool]:
+    """The reference sets of the data: {(path, rule): references}; LPI with its densities, random ones, equal ones."""
+    logits = of.answers()[0].cpu()
+    found = {("dataset", "riemann_abs"): of.drawn(REFERENCES, seed=seed)}
+    near = local_set(of.network, of.pool, clusters=clusters, cache=cache, seed=seed)
+    members, densities = (each.to(of.pool.device) for each in near.of(logits))
+    drawn = random_densities(near.densities, seed=seed)[near.nearest(logits)].to(of.pool)
+    densities = densities.to(of.pool)
+    found["local", "density"] = FromPool(of.pool, members, densities)
+    found["local", "random_density"] = FromPool(of.pool, members, drawn)
+    found["local", "equal_density"] = FromPool(of.pool, members)
+    one = local_set(of.network, of.pool, clusters=1, cache=cache, seed=seed)
+    members, densities = (each.to(of.pool.device) for each in one.of(logits))
+    found["local", "one_cluster"] = FromPool(of.pool, members, densities.to(of.pool))
+    return found
+
+
+def walk_of(of: Subject, path: str, points: int, *, references: FromPool | None = None, seed: int = 0):
+    """The path of a method that spends 20 `points` evaluations on an image."""
+    if path == "straight":
+        return Lines(Single("black"), REFERENCES * points)
+    if path == "adversarial":
+        classes = of.answers()[0].shape[1]
+        targets = other_classes(of.target, classes, points, images=of.images, seed=seed)
+        return Adversarial(targets, REFERENCES)
+    return Lines(references, points, "uniform", images=of.images, seed=seed)
+
+
+def maps_at(of: Subject, sweep: list[int], *, clusters: int, cache: Path, seed: int = 0) -> dict[Key, Tensor]:
+    """{(path, rule, points, mode): sums of absolute values (B, H, W)} of every method at every number of points."""
+    maps: dict[Key, Tensor] = {}
+    asked = (of.model, of.x, of.target)
+    for points in sweep:
+        for path, rule in (("straight", Riemann("mean")), ("adversarial", Riemann("left"))):
+            way = walk_of(of, path, points, seed=seed)
+            result = attribute(*asked, path=way, rules={"a": rule}, objective="logit")
+            maps[path, "riemann_abs", points, "corrected"] = result["a"].abs().sum(1)
+    for (path, name), references in sets(of, clusters=clusters, cache=cache, seed=seed).items():
+        way = walk_of(of, path, max(sweep), references=references, seed=seed)
+        rules = {name: Riemann("mean")} | ({BY_POINT: Recalibrated()} if name in ("density", "riemann_abs") else {})
+        result = attribute(*asked, path=way, rules=rules, steps=sweep, objective="logit")
+        for points in sweep:
+            for rule in rules:
+                maps[path, rule, points, "corrected"] = result[rule, points].abs().sum(1)
+    return maps
+
+
+def benchmark(
+    load: Callable[[], Subject], *, sweep: list[int], clusters: int, seeds: list[int], cache: Path
+) -> pd.DataFrame:
+    """DiffID and pixel perturbation of every method, number of points and seed, for one unit; IG's gain from points."""
+    of = load()
+    right = of.answers()[1]
+    parts = []
+    for seed in seeds:
+        maps = maps_at(of, sweep, clusters=clusters, cache=cache, seed=seed)
+        maps["none", "random", 0, "corrected"] = random_maps(of.images, of.x.shape[2:], seed=seed).to(of.x)
+        rows = pd.DataFrame(scored(of, maps, unit="elements", right=right))
+        parts.append(rows.assign(seed=seed))
+    table = pd.concat(parts, ignore_index=True).assign(model=of.network.name)
+    plain = table[(table["path"] == "straight") & (table["metric"] == "diffid_logit") & (table["seed"] == seeds[0])]
+    few, many = (plain[plain["steps"] == steps].set_index("image")["value"] for steps in (min(sweep), max(sweep)))
+    gain = plain[plain["steps"] == max(sweep)].assign(metric="diffid_gain", curve=None)
+    gain["value"] = gain["image"].map(many - few)
+    return pd.concat([table, gain], ignore_index=True)
+
+
+def cost(load: Callable[[], Subject], *, sweep: list[int], clusters: int, cache: Path) -> pd.DataFrame:
+    """Seconds and evaluations for each image of a unit, references drawn and looked up included; offline stage not."""
+    of = load()
+    sets(of, clusters=clusters, cache=cache)  # the offline stage
+    rows = []
+    for points in sweep:
+        for path, name in (("straight", ""), ("dataset", ""), ("local", "density"), ("adversarial", "")):
+            start = perf_counter()
+            references = sets(of, clusters=clusters, cache=cache).get((path, name or "riemann_abs"))
+            way = walk_of(of, path, points, references=references)
+            rule = Riemann("left" if path == "adversarial" else "mean")
+            result = attribute(of.model, of.x, of.target, path=way, rules={"a": rule}, objective="logit")
+            seconds, count = perf_counter() - start, len(of.images)
+            key = {"image": of.images[0], "label": -1, "path": path, "rule": name or "riemann_abs", "steps": points}
+            rows.append(key | {"metric": "seconds", "value": seconds / count})
+            rows.append(key | {"metric": "evaluations", "value": result.evaluations / count})
+    return pd.DataFrame(rows).assign(mode="corrected", model=of.network.name, seed=0)
+
+
+@lru_cache(maxsize=1)
+def _whole_maps(path: str, clusters: int, cache: Path, train: int, test: int) -> tuple[Tensor, Tensor]:
+    """One method's maps at 20 evaluations for the first training and test digits, (N, 28, 28) each."""
+    network = digit_network(cache=cache)
+    found = []
+    for part in (digits("train").take(slice(train)), digits("test").take(slice(test))):
+        if path == "random":
+            found.append(random_maps(part.ids, (28, 28), seed=0))
+            continue
+        groups = [part.take(slice(start, start + 100)) for start in range(0, len(part.ids), 100)]
+        found.append(torch.cat([_group_maps(network, group, path, clusters, cache) for group in groups]))
+    return tuple(found)
+
+
+def _group_maps(network: Network, group: Digits, path: str, clusters: int, cache: Path) -> Tensor:
+    pool = digits("train")
+    places = {image: row for row, image in enumerate(pool.ids)}
+    own = [places.get(image, -1) for image in group.ids]
+    device = next(network.model.buffers()).device
+    of = Subject(network, group.x.to(device), group.y.to(device), group.ids, pool.x.to(device), own)
+    found = sets(of, clusters=clusters, cache=cache) if path in ("dataset", "local") else {}
+    references = found.get((path, "density" if path == "local" else "riemann_abs"))
+    rule = Riemann("left" if path == "adversarial" else "mean")
+    way = walk_of(of, path, 1, references=references)
+    return attribute(of.model, of.x, of.target, path=way, rules={"a": rule}, objective="logit")["a"].abs().sum(1).cpu()
+
+
+def retraining_units(paths: list[str]) -> dict[str, tuple]:
+    """One training for each method, share of pixels removed, and end they are removed from."""
+    base = {"nothing removed": ("none", 0.0, "highest")}
+    return base | {
+        f"{path} {share:g} {end}": (path, share, end)
+        for path in paths
+        for share in FRACTIONS
+        for end in ("highest", "lowest")
+    }
+
+
+def retrained(
+    path: str, share: float, end: str, *, clusters: int, train: int, test: int, epochs: int, cache: Path
+) -> pd.DataFrame:
+    """ROAR (Hooker et al. 2019): which test digits a network is right about that was trained without some pixels.
+
+    The `share` of pixels with the highest or lowest scores is set to the training mean in training and test digits
+    alike, and a new network is trained on them. One row per test digit, value 1 where it is right.
+    """
+    parts = [digits("train").take(slice(train)), digits("test").take(slice(test))]
+    images = [part.x for part in parts]
+    if share > 0:
+        maps = _whole_maps(path, clusters, cache, train, test)
+        fill = parts[0].x.mean()
+        images = [_removed(x, each, share, end, fill) for x, each in zip(images, maps, strict=True)]
+    model = fit(digit_cnn(seed=0), images[0], parts[0].y, epochs=epochs, seed=0, label=f"{path} {share:g}")
+    device = next(model.parameters()).device
+    with torch.no_grad():
+        answers = torch.cat([model(x.to(device)).argmax(1).cpu() for x in images[1].split(256)])
+    rows = {"image": parts[1].ids, "label": parts[1].y.tolist(), "value": (answers == parts[1].y).double().tolist()}
+    return pd.DataFrame(rows).assign(path=path, share=share, end=end)
+
+
+def _removed(x: Tensor, maps: Tensor, share: float, end: str, fill: Tensor) -> Tensor:
+    order = maps.flatten(1).argsort(dim=1, descending=end == "highest", stable=True)
+    chosen = order[:, : int(share * order.shape[1])]
+    return x.flatten(1).scatter(1, chosen, float(fill)).view_as(x)
+
+
+def roar(table: pd.DataFrame) -> Iterator[pd.DataFrame]:
+    """ROAR and DiffROAR of each test digit: trapezoids over the share removed, divided by its range.
+
+    ROAR: right when the highest are removed; DiffROAR: right without the lowest minus right without the highest.
+    """
+    base = table[table["share"] == 0].set_index("image")["value"]
+    for path, rows in table[table["share"] > 0].groupby("path", sort=False):
+        wide = {end: part.pivot(index="image", columns="share", values="value") for end, part in rows.groupby("end")}
+        shares = [0.0, *wide["highest"].columns]
+        highest = np.column_stack([base.loc[wide["highest"].index], wide["highest"]])
+        difference = np.column_stack([np.zeros(len(highest)), wide["lowest"] - wide["highest"]])
+        labels = rows.drop_duplicates("image").set_index("image")["label"]
+        for metric, curve in (("roar", highest), ("diffroar", difference)):
+            value = np.trapezoid(curve, shares, axis=1) / max(shares)
+            found = pd.DataFrame({"image": wide["highest"].index, "metric": metric, "value": value})
+            yield found.assign(label=found["image"].map(labels), path=path)

@@ -1,0 +1,130 @@
+"""What the studies explain: photographs with an ImageNet network, or digits with a small one trained on the spot."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lib import InputError
+from lib.attribution.references import FromPool, drawn_from
+from lib.data import Photograph, load_image, photographs
+from lib.digits import digits
+from lib.models import Network, best_device, load_network
+from lib.training import digit_network
+
+DIGITS = "mnist_cnn"
+
+
+class Item(NamedTuple):
+    """What a row of scores says of its image."""
+
+    id: str
+    label: int
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network and a few images to explain with it, on the best device.
+
+    x (B, C, H, W) in [0, 1], target (B,) their labels, images: their ids; pool (P, C, H, W): the images that Expected
+    Gradients draws its references from; own: each image's place in the pool, -1 where it is not in it
+    """
+
+    network: Network
+    x: Tensor
+    target: Tensor
+    images: list[str]
+    pool: Tensor
+    own: list[int]
+
+    @property
+    def model(self):
+        return self.network.model
+
+    @property
+    def items(self) -> list[Item]:
+        return [Item(*item) for item in zip(self.images, self.target.tolist(), strict=True)]
+
+    def drawn(self, count: int, *, seed: int = 0) -> FromPool:
+        """`count` images of the pool as each image's references, itself excepted."""
+        index = drawn_from(len(self.pool), count, images=self.images, seed=seed, own=self.own)
+        return FromPool(self.pool, index.to(self.pool.device))
+
+    def answers(self) -> tuple[Tensor, Tensor]:
+        """The network's logits (B, K) and whether it is right (B,)."""
+        with torch.no_grad():
+            logits = self.model(self.x)
+        return logits, logits.argmax(1) == self.target
+
+
+def units(
+    name: str,
+    *,
+    images: str,
+    limit: int,
+    digits_limit: int,
+    group: int,
+    pool: int,
+    weights: str = "",
+    cache: Path,
+) -> dict[str, Callable[[], Subject]]:
+    """{unit name: what loads its subject}, `group` images each.
+
+    name: `mnist_cnn` for test digits, trained where `cache` lacks it; any other network for photographs. limit,
+    digits_limit: how many images, 0 for all. pool: how many photographs, spread over the set, references are drawn
+    from, each decoded once; digits draw from all training digits.
+    Raises InputError for a group or pool below 1.
+    """
+    if group < 1 or pool < 1:
+        raise InputError(f"group is {group} and pool {pool}; give the number of images, at least 1")
+    if name == DIGITS:
+        count = len(digits("test").take(slice(digits_limit or None)).ids)
+        size = 8 * group  # twenty-eight pixels a side
+        starts = range(0, count, size)
+        return {f"{name}-{s}-{min(s + size, count)}": partial(_digits, s, min(s + size, count), cache) for s in starts}
+    photos = photographs(images, limit or None)
+    shared = tuple(photographs(images, min(pool, len(photographs(images)))))
+    parts = [photos[start : start + group] for start in range(0, len(photos), group)]
+    return {f"{name}-{part[0].id}-{len(part)}": partial(_photographed, name, part, shared, weights) for part in parts}
+
+
+def _digits(start: int, stop: int, cache: Path) -> Subject:
+    chosen = digits("test").take(slice(start, stop))
+    device = best_device()
+    x, target = chosen.x.to(device), chosen.y.to(device)
+    network = _digit_network(cache)
+    return Subject(network, x, target, chosen.ids, digits("train").x.to(device), [-1] * len(x))
+
+
+def _photographed(name: str, photos: list[Photograph], shared: tuple[Photograph, ...], weights: str) -> Subject:
+    network = network_named(name, weights)
+    x, target = batch(network, photos)
+    ids = [photo.id for photo in shared]
+    own = [ids.index(photo.id) if photo.id in ids else -1 for photo in photos]
+    return Subject(network, x, target, [photo.id for photo in photos], _pool(network, shared), own)
+
+
+@lru_cache(maxsize=1)
+def network_named(name: str, weights: str) -> Network:
+    """The prepared network on the best device, kept for the next unit."""
+    return load_network(name, weights=weights or None)
+
+
+@lru_cache(maxsize=1)
+def _digit_network(cache: Path) -> Network:
+    return digit_network(cache=cache)
+
+
+@lru_cache(maxsize=1)
+def _pool(network: Network, shared: tuple[Photograph, ...]) -> Tensor:
+    return batch(network, list(shared))[0]
+
+
+def batch(network: Network, photos: list[Photograph]) -> tuple[Tensor, Tensor]:
+    """The photographs as the network sees them (B, 3, S, S) and their classes (B,), on the best device."""
+    x = torch.stack([network.tensor(load_image(photo)) for photo in photos])
+    return x.to(best_device()), torch.tensor([photo.label for photo in photos], device=best_device())

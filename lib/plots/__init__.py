@@ -1,0 +1,28 @@
+"""Figures: their house style, pictures of maps, and plots of scores."""
+
+from lib.plots.house import COLOURS, METRICS, PATHS, RULES, STYLE, UNDECIDED, house, named, palette, save, show
+from lib.plots.maps import maps_grid, maps_table, photographs
+from lib.plots.scores import curve_panels, curves, distributions, dots, forest, steps
+
+__all__ = [
+    "COLOURS",
+    "METRICS",
+    "PATHS",
+    "RULES",
+    "STYLE",
+    "UNDECIDED",
+    "curve_panels",
+    "curves",
+    "distributions",
+    "dots",
+    "forest",
+    "house",
+    "maps_grid",
+    "maps_table",
+    "named",
+    "palette",
+    "photographs",
+    "save",
+    "show",
+    "steps",
+]
