@@ -13,13 +13,20 @@ import pandas as pd
 import torch
 
 from lib import ROOT, InputError
-from lib.attribution import IDGI, Blur, Guided, Riemann, SquaredGradient, Straight, attribute
+from lib.attribution import IDGI, Blur, Guided, Lines, Recalibrated, Riemann, SquaredGradient, Straight, attribute
 from lib.attribution.evaluate import default_budget, values_and_gradients
+from lib.attribution.references import NoisyCopies
 from lib.data import load_image, photographs
+from lib.metrics.diffid import diffid
 from lib.models import load_network
 from lib.provenance import footprint, write_atomically
 
 STEPS = 128
+RECALIBRATED = {
+    "plain": Riemann("mean"),
+    "point": Recalibrated(),
+    "reference": Recalibrated(by="reference", delta="displacement"),
+}
 SWEEP = (8, 16, 32, 64, 128)
 RULES = {"ig": Riemann("trapezoid"), "idgi": IDGI(), "squared_gradient": SquaredGradient()}
 
@@ -84,6 +91,32 @@ def walk(runs: int, *, path, images: int) -> list[tuple[float, float]]:
     return alternate(ours, bare(model, x, target, path.steps + 1), runs)
 
 
+def lines(runs: int, *, images: int, references: int, points: int) -> list[tuple[float, float]]:
+    """Seconds of a walk along `points` points on the lines from `references` noisy copies, and of the bare passes."""
+    model, x, target = batch(images)
+    path = _copies(images, references, points)
+    ours = partial(attribute, model, x, target, path=path, rules=RECALIBRATED, objective="logit")
+    return alternate(ours, bare(model, x, target, references * points), runs)
+
+
+def _copies(images: int, references: int, points: int) -> Lines:
+    return Lines(NoisyCopies([str(image) for image in range(images)], references), points)
+
+
+def removal(runs: int, *, images: int) -> list[tuple[float, float]]:
+    """Seconds of the removal games of one map for each image, and of their 18 forward passes."""
+    model, x, target = batch(images)
+    ranking = torch.rand(images, 1, *x.shape[2:], generator=torch.Generator().manual_seed(0)).to(x)
+    count = max(1, default_budget(x) // images)
+
+    @torch.no_grad()
+    def peer():
+        for start in range(0, 18, count):
+            model(x.repeat(min(count, 18 - start), 1, 1, 1))
+
+    return alternate(partial(diffid, model, x, ranking, target), peer, runs)
+
+
 def sweep(steps: int) -> tuple[int, ...]:
     return tuple(n for n in SWEEP if steps % n == 0)
 
@@ -93,15 +126,21 @@ def memory(runs: int) -> list[tuple[float, float]]:
     return [(_peak_of_walk(512), _peak_of_walk(16)) for _ in range(min(runs, 3))]
 
 
-def _peak_of_walk(steps: int) -> float:
-    command = [sys.executable, "-m", "lib.bench", "--peak-of-walk", str(steps)]
+def lines_memory(runs: int) -> list[tuple[float, float]]:
+    """The same of 5 points on each of 60 lines, and on each of 4."""
+    return [(_peak_of_walk(5, 60), _peak_of_walk(5, 4)) for _ in range(min(runs, 3))]
+
+
+def _peak_of_walk(steps: int, references: int = 0) -> float:
+    command = [sys.executable, "-m", "lib.bench", "--peak-of-walk", str(steps), "--references", str(references)]
     return float(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout)
 
 
-def peak_of_walk(steps: int) -> float:
-    """MB at the peak of one walk in this process."""
+def peak_of_walk(steps: int, references: int = 0) -> float:
+    """MB at the peak of one walk in this process, from black or from so many references."""
     model, x, target = batch(2)
-    attribute(model, x, target, path=Straight(steps), rules=RULES)
+    path = _copies(2, references, steps) if references else Straight(steps)
+    attribute(model, x, target, path=path, rules=RECALIBRATED if references else RULES)
     used = footprint()
     return used.get("peak_gpu_mb", used["peak_memory_mb"])
 
@@ -109,6 +148,13 @@ def peak_of_walk(steps: int) -> float:
 def cases(steps: int = STEPS) -> dict[str, Callable]:
     """What there is to measure: {name: function of the number of runs, which returns pairs (ours, peer)}."""
     found = {"peak memory in MB of a walk with 512 steps against 16; 2 images": memory}
+    found["peak memory in MB of 5 points on 60 lines against 4 lines; 2 images"] = lines_memory
+    for images in (4, 1):
+        many = partial(lines, images=images, references=10, points=5)
+        found[f"re-calibrated by point and by reference, 50 points; {images} images; seconds against bare passes"] = (
+            many
+        )
+        found[f"DiffID of a map; {images} images; seconds against 18 forward passes"] = partial(removal, images=images)
     for images in (4, 1):
         for path in (Straight(steps), Blur(steps), Guided(steps), Guided(steps, fraction=0.5, max_dist=1.0)):
             name = f"{type(path).__name__.lower()} walk, 3 rules, "
@@ -146,9 +192,10 @@ def main() -> None:
     parser.add_argument("--only", default="", metavar="SUBSTRING", help="measure the cases whose name contains it")
     parser.add_argument("--output", type=Path, default=ROOT / "results" / "bench.csv")
     parser.add_argument("--peak-of-walk", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--references", type=int, default=0, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.peak_of_walk:
-        print(peak_of_walk(options.peak_of_walk))
+        print(peak_of_walk(options.peak_of_walk, options.references))
         return
     try:
         table = measure(cases(options.steps), runs=options.runs, output=options.output, only=options.only)

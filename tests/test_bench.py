@@ -76,10 +76,10 @@ def test_an_unknown_case_is_refused_before_anything_is_written(tmp_path, monkeyp
 
 def test_the_cases_cover_memory_and_every_path_with_many_and_one_image():
     names = list(bench.cases(64))
-    assert len(names) == 1 + 2 * 4
-    assert sum("memory" in name for name in names) == 1
-    for path, number in (("straight", 2), ("blur", 2), ("guided", 4), ("; 4 images", 4), ("; 1 images", 4)):
-        assert sum(path in name for name in names) == number
+    assert len(names) == 2 + 2 * 6
+    assert sum("memory" in name for name in names) == 2
+    parts = {"straight": 2, "blur": 2, "guided": 4, "re-calibrated": 2, "DiffID": 2, "; 4 images": 6, "; 1 images": 6}
+    assert {part: sum(part in name for name in names) for part in parts} == parts
     assert all("3 rules, 4 step counts" in name for name in names if "straight" in name)  # 8, 16, 32, 64
 
 
@@ -95,3 +95,19 @@ def test_a_walk_and_its_peer_make_the_same_number_of_passes(monkeypatch):
     pairs = bench.walk(1, path=bench.Straight(8), images=2)
     assert len(pairs) == 1 and min(pairs[0]) > 0
     assert sum(evaluated) == 2 * 2 * 2 * 9  # sides, warm-up and run, images, points
+
+
+def test_many_references_and_removal_make_as_many_passes_as_their_peers(monkeypatch):
+    evaluated = []
+
+    def model(x):
+        evaluated.append(len(x))
+        return x.flatten(1)
+
+    x = torch.rand(2, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(bench, "batch", lambda images: (model, x, torch.zeros(2, dtype=torch.long)))
+    bench.lines(1, images=2, references=3, points=4)
+    assert sum(evaluated) == 2 * (2 * 12 + 2 * 12)  # warm-up and run, ours and peer
+    evaluated.clear()
+    bench.removal(1, images=2)
+    assert sum(evaluated) == 2 * (2 * 19 + 2 * 18)  # ours sees the images themselves, too
