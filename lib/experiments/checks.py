@@ -18,6 +18,7 @@ from lib.metrics.sensitivity import sensitivity_n
 from lib.models import best_device, load_network
 from lib.training import digit_network
 
+NO_STAGE = "-"  # of rows that belong to no stage; a table's empty text would be read back as missing
 SCORED = ("riemann", "riemann_abs", BY_POINT, BY_REFERENCE, "point_abs", "relu")
 
 
@@ -71,7 +72,7 @@ def sanity(
     """
     of = load()
     choice = {"points": points, "references": references, "paths": paths, "seed": seed}
-    original = _kept(integral_maps(of, "corrected", **choice))
+    original = _maps(of, of.model, choice)
     cascade, rows = [], []
     for stage, model in _cascade(of, weights, seed):
         found = _compared(of, original, model, choice)
@@ -80,14 +81,23 @@ def sanity(
     ends = {"first": cascade[0], "all": cascade[-1]}
     ends["mean"] = {metric: torch.stack([found[metric] for found in cascade]).mean(0) for metric in cascade[0]}
     for name, found in ends.items():
-        rows += [row | {"comparison": f"randomised, {name}", "stage": ""} for row in _rows(of, original, found)]
+        rows += [row | {"comparison": f"randomised, {name}", "stage": NO_STAGE} for row in _rows(of, original, found)]
     if of.network.name == DIGITS:
         relatives = {"permuted labels": digit_network(cache=cache, permuted=True, epochs=permuted_epochs)}
         relatives["other initial weights"] = digit_network(cache=cache, seed=1)
         for name, network in relatives.items():
             found = _compared(of, original, network.model, choice)
-            rows += [row | {"comparison": name, "stage": ""} for row in _rows(of, original, found)]
+            rows += [row | {"comparison": name, "stage": NO_STAGE} for row in _rows(of, original, found)]
     return pd.DataFrame(rows).drop(columns="curve").assign(model=of.network.name)
+
+
+def cascade_maps(
+    of: Subject, *, points: int, references: int, path: str, weights: str = "", seed: int = 0
+) -> dict[str, dict[str, Tensor]]:
+    """The maps (B, H, W) behind the cascade of `sanity`, of one path: {rule: {"original" or stage: maps}}."""
+    choice = {"points": points, "references": references, "paths": [path], "seed": seed}
+    found = {stage: _maps(of, model, choice) for stage, model in [("original", of.model), *_cascade(of, weights, seed)]}
+    return {key[1]: {stage: maps[key] for stage, maps in found.items()} for key in found["original"]}
 
 
 def _cascade(of: Subject, weights: str, seed: int) -> Iterator[tuple[str, nn.Module]]:
@@ -100,14 +110,16 @@ def _cascade(of: Subject, weights: str, seed: int) -> Iterator[tuple[str, nn.Mod
         yield named, prepare(randomised(bare, stage, seed=seed), shape=shape).to(best_device())
 
 
-def _kept(maps: dict[Key, Tensor]) -> dict[Key, Tensor]:
+def _maps(of: Subject, model: nn.Module, choice: dict) -> dict[Key, Tensor]:
+    """The maps that are compared, of a network that need not be the subject's own, for the same images and classes."""
+    other = replace(of, network=replace(of.network, model=model))
+    maps = integral_maps(other, "corrected", **choice)
     return {key: each for key, each in maps.items() if key[1] in ("riemann", "riemann_abs", BY_POINT, BY_REFERENCE)}
 
 
 def _compared(of: Subject, original: dict[Key, Tensor], model: nn.Module, choice: dict) -> dict[str, Tensor]:
     """{metric: similarity (B, M)} of the original's maps and those of another network for the same classes."""
-    other = replace(of, network=replace(of.network, model=model))
-    maps = integral_maps(other, "corrected", **choice)
+    maps = _maps(of, model, choice)
     both = [similarities(each, maps[key]) for key, each in original.items()]
     return {metric: torch.stack([found[metric] for found in both], 1) for metric in both[0]}
 

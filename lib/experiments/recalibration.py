@@ -10,6 +10,7 @@ Three parameter sets of one implementation:
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from itertools import groupby
 
 import pandas as pd
 import torch
@@ -129,10 +130,12 @@ def integral_maps(of: Subject, mode: str, *, points: int, references: int, **cho
     meant to (a random mask, a weight) are given as sums of absolute values too.
     """
     maps, steps = {}, points * references
-    for name, path, rules in walks(of, mode, points=points, references=references, **choice):
+    found = walks(of, mode, points=points, references=references, **choice)
+    for path, group in groupby(found, key=lambda walk: walk[1]):  # IG-SQ shares IG-SG's nodes
+        rules = {(name, rule): each for name, _, named in group for rule, each in named.items()}
         result = attribute(of.model, of.x, of.target, path=path, rules=rules, objective="logit")
-        for rule in rules:
-            each = result[rule]
+        for name, rule in rules:
+            each = result[name, rule]
             maps[name, rule, steps, mode] = each.abs().sum(1) if rule == "random_mask" else each.sum(1)
             if rule in ("riemann", "weighted"):
                 maps[name, f"{rule}_abs", steps, mode] = each.abs().sum(1)
@@ -183,20 +186,22 @@ def perturbation(
     points: int,
     references: int,
     modes: list[str],
+    paths: list[str] | None = None,
     seed: int = 0,
     unit: str = "elements",
 ) -> pd.DataFrame:
     """Every score of every map of one unit: DiffID, pixel perturbation, and each map's least score.
 
-    `unit` is what is removed, elements or pixels; the paper-era code always removed pixels.
+    paths: only these, and the baselines without one. `unit` is what is removed, elements or pixels; the paper-era code
+    always removed pixels.
     """
     of = load()
     right = of.answers()[1]
     rows = []
     for mode in modes:
-        maps = integral_maps(of, mode, points=points, references=references, seed=seed)
+        maps = integral_maps(of, mode, points=points, references=references, seed=seed, paths=paths)
         if mode == "corrected":
-            maps |= single_pass_maps(of, samples=points * references, seed=seed)
+            maps |= single_pass_maps(of, samples=references, seed=seed)
         rows += scored(of, maps, unit="pixels" if mode == "paper_era" else unit, right=right)
         least = torch.stack([each.flatten(1).amin(1) for each in maps.values()], 1)
         rows += score_rows(of.items, maps, "least_score", least)
