@@ -29,7 +29,8 @@ FRACTIONS = (0.1, 0.3, 0.5, 0.7, 0.9)  # of the pixels removed before retraining
 
 def local_set(network: Network, pool: Tensor, *, clusters: int, cache: Path, seed: int = 0) -> LocalReferences:
     """The offline stage for the digits' training set, computed once for each network, number of clusters and seed."""
-    key = unit_key(f"local-{network.name}", ["lib.attribution.local", "lib.training"])
+    of_pool = [*pool.shape, float(pool.double().sum())]
+    key = unit_key(f"local-{network.name}", ["lib.attribution.local", "lib.training"], pool=of_pool)
     asked = {"cache": cache, "key": key, "clusters": clusters, "references": REFERENCES, "seed": seed}
     return cached_local_references(lambda: logits_of(network.model, pool), **asked)
 
@@ -190,8 +191,9 @@ def retrained(
 
 
 def _removed(x: Tensor, maps: Tensor, share: float, end: str, fill: Tensor) -> Tensor:
-    order = maps.flatten(1).argsort(dim=1, descending=end == "highest", stable=True)
-    chosen = order[:, : int(share * order.shape[1])]
+    order = maps.flatten(1).argsort(dim=1, descending=True, stable=True)
+    count = int(share * order.shape[1])
+    chosen = order[:, :count] if end == "highest" else order[:, order.shape[1] - count :]
     return x.flatten(1).scatter(1, chosen, float(fill)).view_as(x)
 
 
