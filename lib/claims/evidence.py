@@ -16,13 +16,13 @@ class Evidence(NamedTuple):
         (a - b), gain (the difference in the claimed direction)
     tests: one row per unit (a cell, or all cells pooled): unit, gain, n, p, p_holm, family (its size), needed
         (images); None for a claim that needs no test
-    images: how many images the selection has, excluded ones included
+    images: how many images each cell has, excluded ones included
     lacking: what the table of scores does not have, of what the test asks for
     """
 
     table: pd.DataFrame
     tests: pd.DataFrame | None
-    images: int
+    images: pd.Series
     lacking: list[str]
 
 
@@ -79,7 +79,7 @@ def _compare(test: dict, scores: pd.DataFrame, protocol: str) -> Evidence:
     where = conditions(test, scores, protocol)
     sides = [{**where, **test[side]} for side in ("a", "b")]
     if lacking := [part for side in sides for part in lacking_for(scores, side)]:
-        return Evidence(pd.DataFrame(), None, 0, sorted(set(lacking)))
+        return Evidence(pd.DataFrame(), None, pd.Series(dtype=int), sorted(set(lacking)))
     rows = change(select(scores, where), test["change"]) if "change" in test else scores
     table = paired(rows, test["a"], test["b"], where={} if "change" in test else where)
     fixed = {column for column, wanted in where.items() if not isinstance(wanted, list)}
@@ -92,7 +92,7 @@ def _compare(test: dict, scores: pd.DataFrame, protocol: str) -> Evidence:
     lacking = absent_from(scores, sides[0]) + unusable
     if table.empty:  # only `change` can leave nothing of what both sides have
         lacking = [f"two values of {test['change']} to compare"]
-    return Evidence(usable, None, table["image"].nunique(), lacking)
+    return Evidence(usable, None, table.groupby("cell")["image"].nunique(), lacking)
 
 
 def _test(tables: dict[str, pd.DataFrame], seed: int) -> dict[str, pd.DataFrame]:

@@ -261,9 +261,9 @@ def _about(needed: float) -> str:
 
 def _exclusions(found: Evidence) -> str:
     counts = found.table.groupby("cell")["image"].nunique()
-    few, many = counts.min(), counts.max()
+    few, many, excluded = counts.min(), counts.max(), (found.images[counts.index] - counts).max()
     cell = f"{few}" if few == many else f"{few} to {many}"
-    return f"{cell} of {found.images} images a cell, the rest excluded" if few < found.images else ""
+    return f"{cell} images a cell, at most {excluded} excluded" if excluded or few < many else ""
 
 
 def _without(lacking: list[str]) -> list[str]:
