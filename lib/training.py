@@ -4,6 +4,7 @@ import contextlib
 import io
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -128,15 +129,34 @@ def digit_network(*, cache: Path, permuted: bool = False, seed: int = 0, epochs:
     """
     name = "mnist_cnn_permuted" if permuted else "mnist_cnn"
     epochs = epochs or (40 if permuted else 8)
-    file = Path(cache) / f"{unit_key(name, ['lib.training'], seed=seed, epochs=epochs)}.pt"
-    model = _stored(file)
-    if model is None:
-        model = _trained(permuted=permuted, seed=seed, epochs=epochs, label=name)
-        buffer = io.BytesIO()
-        torch.save(model.cpu().state_dict(), buffer)
-        write_atomically(file, buffer.getvalue())
+    train = partial(_trained, permuted=permuted, seed=seed, epochs=epochs, label=name)
+    key = unit_key(name, ["lib.training"], seed=seed, epochs=epochs)
+    return prepared_digits(name, kept(digit_cnn(), train, cache=cache, key=key))
+
+
+def prepared_digits(name: str, model: nn.Module) -> Network:
+    """A trained network of digits, prepared for attribution, on the best device."""
     model = prepare(model, shape=(1, 28, 28)).to(best_device())
     return Network(name, model, 28, 28, "bilinear", MEAN, STD, "small-cnn")
+
+
+def kept(model: nn.Module, train: Callable[[], nn.Module], *, cache: Path, key: str) -> nn.Module:
+    """`model` with the weights kept as <cache>/<key>.pt; where there are none, what train() returns, whose weights are kept.
+
+    A file that cannot be read is replaced, which a line on standard error says.
+    """
+    file = Path(cache) / f"{key}.pt"
+    if file.exists():
+        try:
+            model.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
+            return model
+        except Exception as error:  # torch.load raises half a dozen unrelated types
+            print(f"{file.name} is damaged ({type(error).__name__}) and is trained again.", file=sys.stderr)
+    trained = train()
+    buffer = io.BytesIO()
+    torch.save(trained.cpu().state_dict(), buffer)
+    write_atomically(file, buffer.getvalue())
+    return trained
 
 
 def _trained(*, permuted: bool, seed: int, epochs: int, label: str) -> nn.Module:
@@ -155,18 +175,6 @@ def _trained(*, permuted: bool, seed: int, epochs: int, label: str) -> nn.Module
             f"{MEMORISED:.0%}; give more epochs.",
             file=sys.stderr,
         )
-    return model
-
-
-def _stored(file: Path) -> nn.Module | None:
-    if not file.exists():
-        return None
-    model = digit_cnn()
-    try:
-        model.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
-    except Exception as error:  # torch.load raises half a dozen unrelated types
-        print(f"{file.name} is damaged ({type(error).__name__}) and is trained again.", file=sys.stderr)
-        return None
     return model
 
 
