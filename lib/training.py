@@ -13,6 +13,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from lib import InputError
+from lib.attribution.homogeneity import remove_biases
 from lib.digits import CLASSES, MEAN, STD, digits
 from lib.folding import prepare
 from lib.models import Network, Normalize, best_device
@@ -96,22 +97,24 @@ def accuracy(model: nn.Module, x: Tensor, y: Tensor, *, batch: int = 256) -> flo
 def digit_cnn(*, classes: int = CLASSES, bias: bool = True, seed: int = 0) -> nn.Sequential:
     """An untrained classifier of digits (B, 1, 28, 28) in [0, 1]; the initial weights depend on `seed` alone.
 
-    Without biases f is positively homogeneous in the *normalised* image, f(c u) = c f(u) for c >= 0.
+    Without biases, whose weights start as with them, f is homogeneous about the mean grey: f(z + c (x - z)) = c f(x) for
+    c >= 0 and the pixel z that normalises to 0.
     """
     with _seeded(seed):
-        return nn.Sequential(
+        model = nn.Sequential(
             Normalize(MEAN, STD),
-            nn.Conv2d(1, 16, 5, bias=bias),
+            nn.Conv2d(1, 16, 5),
             nn.ReLU(),
             nn.MaxPool2d(2),  # (B, 16, 12, 12)
-            nn.Conv2d(16, 32, 3, bias=bias),
+            nn.Conv2d(16, 32, 3),
             nn.ReLU(),
             nn.MaxPool2d(2),  # (B, 32, 5, 5)
             nn.Flatten(),
-            nn.Linear(32 * 5 * 5, 256, bias=bias),
+            nn.Linear(32 * 5 * 5, 256),
             nn.ReLU(),
-            nn.Linear(256, classes, bias=bias),
+            nn.Linear(256, classes),
         )
+    return model if bias else remove_biases(model).train()
 
 
 def permuted_labels(y: Tensor, *, seed: int) -> Tensor:
@@ -119,19 +122,22 @@ def permuted_labels(y: Tensor, *, seed: int) -> Tensor:
     return y[torch.randperm(len(y), generator=torch.Generator().manual_seed(seed))]
 
 
-def digit_network(*, cache: Path, permuted: bool = False, seed: int = 0, epochs: int | None = None) -> Network:
+def digit_network(
+    *, cache: Path, permuted: bool = False, bias: bool = True, seed: int = 0, epochs: int | None = None
+) -> Network:
     """The `digit_cnn` trained on digits("train"), prepared for attribution, on the best device.
 
+    bias=False: its twin without biases, from the same initial weights and batches.
     permuted=True trains on `permuted_labels` of the same seed until MEMORISED of them are fitted, the network of
     the data randomisation test; a line on standard error says so where `epochs` did not suffice.
     epochs: 8 unless given, and at most 40 with permuted labels. The weights are kept as
     <cache>/<name>-<hash>.pt; a file that cannot be read is replaced, which a line on standard error says.
     """
-    name = "mnist_cnn_permuted" if permuted else "mnist_cnn"
+    name = ("mnist_cnn" if bias else "mnist_xcnn") + ("_permuted" if permuted else "")
     epochs = epochs or (40 if permuted else 8)
-    train = partial(_trained, permuted=permuted, seed=seed, epochs=epochs, label=name)
+    train = partial(_trained, permuted=permuted, bias=bias, seed=seed, epochs=epochs, label=name)
     key = unit_key(name, ["lib.training"], seed=seed, epochs=epochs)
-    return prepared_digits(name, kept(digit_cnn(), train, cache=cache, key=key))
+    return prepared_digits(name, kept(digit_cnn(bias=bias), train, cache=cache, key=key))
 
 
 def prepared_digits(name: str, model: nn.Module) -> Network:
@@ -159,7 +165,7 @@ def kept(model: nn.Module, train: Callable[[], nn.Module], *, cache: Path, key: 
     return trained
 
 
-def _trained(*, permuted: bool, seed: int, epochs: int, label: str) -> nn.Module:
+def _trained(*, permuted: bool, bias: bool, seed: int, epochs: int, label: str) -> nn.Module:
     train = digits("train")
     x, y = train.x, permuted_labels(train.y, seed=seed) if permuted else train.y
 
@@ -168,7 +174,7 @@ def _trained(*, permuted: bool, seed: int, epochs: int, label: str) -> nn.Module
 
     learning_rate = 1e-3 if permuted else 2e-3  # at 2e-3 random labels are not memorised
     options = {"epochs": epochs, "batch": 32, "learning_rate": learning_rate, "until": memorised}
-    model = fit(digit_cnn(seed=seed), x, y, seed=seed, label=label, **options)
+    model = fit(digit_cnn(bias=bias, seed=seed), x, y, seed=seed, label=label, **options)
     if permuted and not memorised(model):
         print(
             f"{label} fits {accuracy(model, x, y):.1%} of its permuted labels after {epochs} epochs, not "

@@ -1,24 +1,21 @@
 """The networks of the X-DNN study (Hesse et al., NeurIPS 2021): each as it is, and its twin without additive constants."""
 
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torchvision import models
 
 from lib import InputError, nearest
 from lib.attribution.homogeneity import remove_biases
-from lib.digits import digits
 from lib.fixup import FixupResNet50
 from lib.folding import prepare
-from lib.models import IMAGENET, Network, Normalize, best_device
-from lib.provenance import unit_key
-from lib.training import digit_cnn, fit, kept, prepared_digits
+from lib.models import IMAGENET, Network, Normalize, best_device, load_network
 
 PUBLISHED = "https://download.visinf.tu-darmstadt.de/data/2021-neurips-fast-axiomatic-attribution/models"
 TWINS = {"alexnet": "xalexnet", "vgg16": "xvgg16", "fixup_resnet50": "xfixup_resnet50"}  # of ImageNet
-DIGIT_TWINS = {"mnist_cnn": "mnist_xcnn"}
 
 
 def bare_network(name: str) -> nn.Module:
@@ -82,28 +79,8 @@ def load_checkpoint(model: nn.Module, file: Path) -> None:
     model.load_state_dict(state)
 
 
-def digit_twin(name: str, *, cache: Path, seed: int = 0, epochs: int = 8) -> Network:
-    """`mnist_cnn` or `mnist_xcnn`: the small digit network with or without biases, trained alike, on the best device.
-
-    Both start from the same weights, see the same batches, and are kept in `cache`. Raises InputError for another name.
-    """
-    names = list(*DIGIT_TWINS.items())
-    if name not in names:
-        raise InputError(f"There is no digit network {name!r}; {nearest(name, names)}")
-    regular = name in DIGIT_TWINS
-
-    def untrained() -> nn.Module:
-        return digit_cnn(seed=seed) if regular else remove_biases(digit_cnn(seed=seed))
-
-    def train() -> nn.Module:
-        part = digits("train")
-        options = {"epochs": epochs, "batch": 32, "learning_rate": 2e-3}
-        return fit(untrained(), part.x, part.y, seed=seed, label=f"{name}, seed {seed}", **options)
-
-    key = unit_key(f"twin-{name}", ["lib.xdnn"], seed=seed, epochs=epochs)
-    return prepared_digits(name, kept(untrained(), train, cache=cache, key=key))
-
-
-def stripped(network: Network) -> nn.Module:
-    """Control: the biases taken out of a network that was trained with them, which is not the method."""
-    return remove_biases(network.model)
+@lru_cache(maxsize=1)
+def network(name: str, weights: str) -> Network:
+    """`published_network` for the networks of this study, `load_network` for all others; kept for the next unit."""
+    studied = name in TWINS or name in TWINS.values()
+    return published_network(name, weights) if studied else load_network(name, weights=weights or None)

@@ -6,14 +6,16 @@ from torch import Tensor
 PADDINGS = ("reflect", "zero")
 
 
-def gaussian_matrix(size: int, sigma: float, *, padding: str = "reflect", like: Tensor) -> Tensor:
+def gaussian_matrix(
+    size: int, sigma: float, *, radius: int | None = None, padding: str = "reflect", like: Tensor
+) -> Tensor:
     """The (size, size) matrix that blurs a vector with a Gaussian of standard deviation `sigma` pixels.
 
-    The kernel is cut at radius int(4 sigma + .5) and sums to one (scipy.ndimage.gaussian_filter1d). Outside
+    The kernel is cut at `radius`, by default int(4 sigma + .5), and sums to one (scipy.ndimage.gaussian_filter1d). Outside
     the image lies its mirror image about the edge pixel ("reflect": scipy's "mirror", torchvision's blur) or
     zero ("zero": scipy's "constant", PAIR's Blur IG). sigma < .125 is the identity. dtype and device as `like`.
     """
-    radius = int(4 * sigma + 0.5)
+    radius = int(4 * sigma + 0.5) if radius is None else radius
     offsets = torch.arange(-radius, radius + 1, dtype=torch.float64)
     kernel = torch.exp(-0.5 * (offsets / max(sigma, 1e-12)) ** 2)
     kernel = (kernel / kernel.sum()).expand(size, -1)

@@ -17,6 +17,7 @@ from lib.models import Network, best_device, load_network
 from lib.training import digit_network
 
 DIGITS = "mnist_cnn"
+DIGITS_WITHOUT_BIASES = "mnist_xcnn"
 
 
 class Item(NamedTuple):
@@ -71,37 +72,41 @@ def units(
     pool: int,
     weights: str = "",
     cache: Path,
+    load: Callable[[str, str], Network] | None = None,
 ) -> dict[str, Callable[[], Subject]]:
     """{unit name: what loads its subject}, `group` images each.
 
-    name: `mnist_cnn` for test digits, trained where `cache` lacks it; any other network for photographs. limit,
+    name: `mnist_cnn` for test digits, trained where `cache` lacks it, or `mnist_xcnn`, its twin without biases; any other
+    network for photographs, from load(name, weights), by default `network_named`. limit,
     digits_limit: how many images, 0 for all. pool: how many photographs, spread over the set, references are drawn
     from, each decoded once; digits draw from all training digits.
     Raises InputError for a group or pool below 1.
     """
     if group < 1 or pool < 1:
         raise InputError(f"group is {group} and pool {pool}; give the number of images, at least 1")
-    if name == DIGITS:
+    if name in (DIGITS, DIGITS_WITHOUT_BIASES):
         count = len(digits("test").take(slice(digits_limit or None)).ids)
         size = 8 * group  # twenty-eight pixels a side
         starts = range(0, count, size)
-        return {f"{name}-{s}-{min(s + size, count)}": partial(_digits, s, min(s + size, count), cache) for s in starts}
+        parts = [(s, min(s + size, count)) for s in starts]
+        return {f"{name}-{s}-{end}": partial(_digits, name == DIGITS, s, end, cache) for s, end in parts}
     photos = photographs(images, limit or None)
     shared = tuple(photographs(images, min(pool, len(photographs(images)))))
     parts = [photos[start : start + group] for start in range(0, len(photos), group)]
-    return {f"{name}-{part[0].id}-{len(part)}": partial(_photographed, name, part, shared, weights) for part in parts}
+    load = partial(load or network_named, name, weights)
+    return {f"{name}-{part[0].id}-{len(part)}": partial(_photographed, load, part, shared) for part in parts}
 
 
-def _digits(start: int, stop: int, cache: Path) -> Subject:
+def _digits(bias: bool, start: int, stop: int, cache: Path) -> Subject:
     chosen = digits("test").take(slice(start, stop))
     device = best_device()
     x, target = chosen.x.to(device), chosen.y.to(device)
-    network = _digit_network(cache)
+    network = _digit_network(cache, bias)
     return Subject(network, x, target, chosen.ids, digits("train").x.to(device), [-1] * len(x))
 
 
-def _photographed(name: str, photos: list[Photograph], shared: tuple[Photograph, ...], weights: str) -> Subject:
-    network = network_named(name, weights)
+def _photographed(load: Callable[[], Network], photos: list[Photograph], shared: tuple[Photograph, ...]) -> Subject:
+    network = load()
     x, target = batch(network, photos)
     ids = [photo.id for photo in shared]
     own = [ids.index(photo.id) if photo.id in ids else -1 for photo in photos]
@@ -115,8 +120,8 @@ def network_named(name: str, weights: str) -> Network:
 
 
 @lru_cache(maxsize=1)
-def _digit_network(cache: Path) -> Network:
-    return digit_network(cache=cache)
+def _digit_network(cache: Path, bias: bool) -> Network:
+    return digit_network(cache=cache, bias=bias)
 
 
 @lru_cache(maxsize=1)
