@@ -1,4 +1,4 @@
-"""Fixup-ResNet-50, a residual network without normalisation layers (Zhang et al., 2019), with and without its constants."""
+"""Fixup-ResNet-50: residual without normalisation layers (Zhang et al., 2019), with and without its constants."""
 
 import math
 
@@ -10,7 +10,7 @@ INNER = ("bias1a", "bias1b", "bias2a", "bias2b", "bias3a", "bias3b")
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3, 1x1 convolutions beside a shortcut; scalars before and after each, which the X-variant does not have."""
+    """1x1, 3x3, 1x1 convolutions beside a shortcut; scalars around each, which the X-variant does not have."""
 
     def __init__(self, inside: int, width: int, stride: int, *, first: bool, scalars: bool):
         super().__init__()
@@ -40,10 +40,10 @@ class Bottleneck(nn.Module):
 class FixupResNet50(nn.Module):
     """Normalised images (B, 3, S, S) -> logits (B, 1000); without `scalars`, homogeneous of degree 1.
 
-    The names of its parameters are those of the published checkpoints: 169 tensors and 25,504,026 numbers with scalars, 54
-    and 25,502,912 without. As in the released code the X-variant drops the scalar multipliers too, which
-    homogeneity does not ask for. Initial weights by Fixup's rule for 16 blocks; the last layer and every block's last convolution
-    start at zero, so that an untrained network answers 0.
+    The names of its parameters are those of the published checkpoints: 169 tensors and 25,504,026 numbers with
+    scalars, 54 and 25,502,912 without. As in the released code the X-variant drops the scalar multipliers too, which
+    homogeneity does not ask for. Initial weights by Fixup's rule for 16 blocks; the last layer and every block's last
+    convolution start at zero, so that an untrained network answers 0.
     """
 
     def __init__(self, *, scalars: bool = True, classes: int = 1000):

@@ -97,8 +97,8 @@ def accuracy(model: nn.Module, x: Tensor, y: Tensor, *, batch: int = 256) -> flo
 def digit_cnn(*, classes: int = CLASSES, bias: bool = True, seed: int = 0) -> nn.Sequential:
     """An untrained classifier of digits (B, 1, 28, 28) in [0, 1]; the initial weights depend on `seed` alone.
 
-    Without biases, whose weights start as with them, f is homogeneous about the mean grey: f(z + c (x - z)) = c f(x) for
-    c >= 0 and the pixel z that normalises to 0.
+    Without biases, whose weights start as with them, f is homogeneous about the mean grey: f(z + c (x - z)) = c f(x)
+    for c >= 0 and the pixel z that normalises to 0.
     """
     with _seeded(seed):
         model = nn.Sequential(
@@ -147,7 +147,8 @@ def prepared_digits(name: str, model: nn.Module) -> Network:
 
 
 def kept(model: nn.Module, train: Callable[[], nn.Module], *, cache: Path, key: str) -> nn.Module:
-    """`model` with the weights kept as <cache>/<key>.pt; where there are none, what train() returns, whose weights are kept.
+    """`model` with the weights kept as <cache>/<key>.pt; where there are none, what train() returns, whose weights are
+    kept.
 
     A file that cannot be read is replaced, which a line on standard error says.
     """

@@ -1,4 +1,4 @@
-"""The networks of the X-DNN study (Hesse et al., NeurIPS 2021): each as it is, and its twin without additive constants."""
+"""The networks of the X-DNN study (Hesse et al., NeurIPS 2021), each with its twin without additive constants."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -42,7 +42,8 @@ def published_network(name: str, weights: str) -> Network:
     """A network with the authors' weights, prepared for attribution, on the best device; pixels in [0, 1] go in.
 
     weights: the folder with <name>_model_best.pth.tar, or that file. Short side to 256, centre crop to 224.
-    Raises InputError where the file is missing or damaged, and, naming the first such key, where its keys or shapes differ.
+    Raises InputError where the file is missing or damaged, and, naming the first such key, where its keys or shapes
+    differ.
     """
     given = Path(weights).expanduser()
     file = given if given.is_file() else given / f"{name}_model_best.pth.tar"
@@ -68,7 +69,9 @@ def load_checkpoint(model: nn.Module, file: Path) -> None:
         held = torch.load(file, map_location="cpu", weights_only=True)
         state = held["state_dict"]
     except Exception as error:  # torch.load raises half a dozen unrelated types
-        raise InputError(f"{file} cannot be read as a checkpoint ({type(error).__name__}): give an intact one.") from error
+        raise InputError(
+            f"{file} cannot be read as a checkpoint ({type(error).__name__}): give an intact one."
+        ) from error
     state = {".".join(part for part in key.split(".") if part != "module"): tensor for key, tensor in state.items()}
     own = model.state_dict()
     for key in [*own, *state]:

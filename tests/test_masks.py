@@ -57,7 +57,9 @@ def test_by_hand_on_four_pixels():
     negative = [b[0] + b[1] + 1 + b[3]] * 3
     absolute = [1 + b[1] + b[2] + b[3], 1 + 0 + b[2] + b[3], 1 + 0 + 1 + b[3]]  # the pixel of score 0 is never seen
     for game, expected in (("keep_positive", keep), ("remove_positive", remove), ("keep_negative", negative)):
-        torch.testing.assert_close(found.logit[0, 0, GAMES.index(game)], torch.stack(list(map(torch.as_tensor, expected))))
+        torch.testing.assert_close(
+            found.logit[0, 0, GAMES.index(game)], torch.stack(list(map(torch.as_tensor, expected)))
+        )
     torch.testing.assert_close(found.logit[0, 0, GAMES.index("keep_absolute")], torch.stack(absolute))
     hand = 0.25 * (keep[0] + keep[1]) / 2 + 0.5 * keep[1]
     torch.testing.assert_close(found.area("keep_positive")[0, 0], hand)

@@ -11,8 +11,8 @@ def gaussian_matrix(
 ) -> Tensor:
     """The (size, size) matrix that blurs a vector with a Gaussian of standard deviation `sigma` pixels.
 
-    The kernel is cut at `radius`, by default int(4 sigma + .5), and sums to one (scipy.ndimage.gaussian_filter1d). Outside
-    the image lies its mirror image about the edge pixel ("reflect": scipy's "mirror", torchvision's blur) or
+    The kernel is cut at `radius`, by default int(4 sigma + .5), and sums to one (scipy.ndimage.gaussian_filter1d).
+    Outside the image lies its mirror image about the edge pixel ("reflect": scipy's "mirror", torchvision's blur) or
     zero ("zero": scipy's "constant", PAIR's Blur IG). sigma < .125 is the identity. dtype and device as `like`.
     """
     radius = int(4 * sigma + 0.5) if radius is None else radius

@@ -1,7 +1,8 @@
 """The degree of homogeneity that a network's layers prove, read from its graph without running it.
 
-Every value of the graph gets a degree: the input 1, a layer without constants that of what goes in, a product the sum of
-its factors', a sum that of its terms if they agree. What has no degree, such as a bias or a GELU, is a reason why not.
+Every value of the graph gets a degree: the input 1, a layer without constants that of what goes in, a product the sum
+of its factors', a sum that of its terms if they agree. What has no degree, such as a bias or a GELU, is a reason why
+not.
 """
 
 import operator
@@ -17,7 +18,8 @@ CONVOLUTIONS = (
     nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d | nn.Linear
 )
 NORMS = nn.modules.batchnorm._BatchNorm | nn.LayerNorm | nn.GroupNorm | nn.modules.instancenorm._InstanceNorm
-# max(0, ·) and its leaky kinds, pooling, rearranging, and dropout in eval mode multiply with what multiplies their input
+# max(0, ·) and its leaky kinds, pooling, rearranging, and dropout in eval mode multiply with what multiplies their
+# input
 LAYERS = (nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.Identity, nn.Flatten, nn.Unflatten, nn.PixelShuffle, nn.Upsample)
 LAYERS += (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
 LAYERS += (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d)
@@ -97,8 +99,9 @@ def _read(model: nn.Module) -> _Reading:
 
 def _known(node: fx.Node, found: _Reading) -> list:
     """The degrees of everything that goes into a node and is not constant."""
-    known = [found.degrees[each] for each in node.all_input_nodes]
-    return [each for each in known if each is not CONSTANT]
+    inputs: list[fx.Node] = []  # as often as they go in: x * x is of degree 2
+    fx.node.map_arg((node.args, node.kwargs), inputs.append)
+    return [found.degrees[each] for each in inputs if found.degrees[each] is not CONSTANT]
 
 
 def _of_node(node: fx.Node, found: _Reading, modules: dict[str, nn.Module]) -> object:
@@ -116,9 +119,8 @@ def _of_node(node: fx.Node, found: _Reading, modules: dict[str, nn.Module]) -> o
     if what in PRODUCTS:
         return sum(given)
     if what in QUOTIENTS:
-        over = node.args[1]
-        below = found.degrees[over] if isinstance(over, fx.Node) else CONSTANT
-        return given[0] if below is CONSTANT else found.degrees[node.args[0]] - below
+        above, below = (found.degrees.get(each, CONSTANT) for each in node.args[:2])
+        return (0 if above is CONSTANT else above) - (0 if below is CONSTANT else below)
     if what in (torch.square, "square"):
         return 2 * given[0]
     if what in (operator.pow, torch.pow, "pow") and isinstance(node.args[1], int | float):

@@ -37,8 +37,8 @@ def x_gradient(
 ) -> Tensor:
     """X-Gradient: (x - z) dF/dx / k from one forward and one backward pass; (B, C, H, W), signed (eq. 4).
 
-    F is a logit. On a network that is homogeneous of degree k = `order` it equals integrated gradients from the origin z at
-    any number of steps, and sums to F(x); on any other network it is input times gradient, which promises neither.
+    F is a logit. On a network that is homogeneous of degree k = `order` it equals integrated gradients from the origin
+    z at any number of steps, and sums to F(x); on any other network it is input times gradient, which promises neither.
     x (B, C, H, W) in pixel space, target (B,). create_graph: it can be differentiated once more, with respect to the
     network's parameters (and to x, where x asks for it), so that priors on it can be trained.
     Whether the network qualifies is not checked here (that takes longer than the pass): see `check`.
@@ -86,12 +86,14 @@ def check(model: nn.Module, x: Tensor, *, scales: Sequence[float] = SCALES) -> H
 
 
 def require(model: nn.Module, x: Tensor, *, tolerance: float = 1e-4) -> Homogeneity:
-    """`check`, for code that relies on it; raises InputError naming the layer, or the deviation, that speaks against."""
+    """`check`, for code that relies on it; raises InputError naming the layer, or the deviation, that speaks
+    against.
+    """
     found = check(model, x)
     if found.reasons:
         raise InputError(
-            f"the network is not homogeneous: {'; '.join(found.reasons[:3])}. Take the constants out with remove_biases, "
-            "which must come before training, or use integrated gradients."
+            f"the network is not homogeneous: {'; '.join(found.reasons[:3])}. Take the constants out with "
+            "remove_biases, which must come before training, or use integrated gradients."
         )
     if not found.holds(tolerance):
         raise InputError(
@@ -117,8 +119,8 @@ class Scale(nn.Module):
 def remove_biases(model: nn.Module) -> nn.Module:
     """A copy of the network without additive constants, homogeneous of degree 1; to be trained from scratch.
 
-    Biases of convolutions and linear layers go; a batch norm becomes a `Scale` by what it multiplies with (its mean and beta
-    go); layers that are homogeneous stay. The weights are kept, but a trained network is not the same network
+    Biases of convolutions and linear layers go; a batch norm becomes a `Scale` by what it multiplies with (its mean
+    and beta go); layers that are homogeneous stay. The weights are kept, but a trained network is not the same network
     without its biases, and the method means one that never had them.
     Raises InputError naming the first layer that cannot be mended so: ReLU6, GELU, a layer norm, a softmax, ...
     """

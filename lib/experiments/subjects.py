@@ -76,8 +76,8 @@ def units(
 ) -> dict[str, Callable[[], Subject]]:
     """{unit name: what loads its subject}, `group` images each.
 
-    name: `mnist_cnn` for test digits, trained where `cache` lacks it, or `mnist_xcnn`, its twin without biases; any other
-    network for photographs, from load(name, weights), by default `network_named`. limit,
+    name: `mnist_cnn` for test digits, trained where `cache` lacks it, or `mnist_xcnn`, its twin without biases; any
+    other network for photographs, from load(name, weights), by default `network_named`. limit,
     digits_limit: how many images, 0 for all. pool: how many photographs, spread over the set, references are drawn
     from, each decoded once; digits draw from all training digits.
     Raises InputError for a group or pool below 1.

@@ -1,4 +1,6 @@
-"""Keep and remove masks: what the network says of an image that is blurred but for some pixels (Hesse et al., Table 2)."""
+"""Keep and remove masks: what the network says of an image that is blurred but for some pixels (Hesse et al., Table
+2).
+"""
 
 import math
 from dataclasses import dataclass
@@ -54,14 +56,14 @@ def masks(
 ) -> Masks:
     """Play the six games with each map: keep or remove the pixels of highest, lowest or largest score.
 
-    Of the pixels whose score in an order is positive, P of them, k = min(floor(f H W), P) stay as they are: "keep" the k
-    highest, "remove" the k lowest. All others, those without a positive score always among them, are replaced by
+    Of the pixels whose score in an order is positive, P of them, k = min(floor(f H W), P) stay as they are: "keep" the
+    k highest, "remove" the k lowest. All others, those without a positive score always among them, are replaced by
     the blurred image (`backdrop`). Once k = P both games show the same image, so that at most about half of the pixels
     are ever seen in the positive and negative orders. Equal images are shown to the network once.
 
-    x (B, C, H, W) in [0, 1]; ranking (B, M, H, W): signed maps, averaged over channels; target (B,); fractions: shares of
-    all pixels, rising; kernel: see `backdrop`; at most `batch` images a pass. Equal scores: the smaller row-major index first.
-    Raises InputError for shapes that do not fit, scores that are not finite, and fractions outside (0, 1].
+    x (B, C, H, W) in [0, 1]; ranking (B, M, H, W): signed maps, averaged over channels; target (B,); fractions: shares
+    of all pixels, rising; kernel: see `backdrop`; at most `batch` images a pass. Equal scores: the smaller row-major
+    index first. Raises InputError for shapes that do not fit, scores that are not finite, and fractions outside (0, 1].
     Differs from the released code: no gradients are recorded, and every image counts, whatever the batch.
     """
     _refuse(x, ranking, target, fractions)

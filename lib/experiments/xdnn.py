@@ -1,0 +1,232 @@
+"""Networks and their twins without biases: one unit of images of the X-DNN study.
+
+A model here is a pair, named as in PAIRS; `twin` says which of the two: regular, or x for the one without biases.
+"""
+
+from collections.abc import Callable, Iterable
+from copy import deepcopy
+from dataclasses import replace
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from lib import InputError
+from lib.attribution import Lines, Riemann, Straight, attribute
+from lib.attribution.gradients import input_gradient, random_maps
+from lib.attribution.homogeneity import origin, x_gradient
+from lib.attribution.references import FromPool, drawn_from
+from lib.attribution.seeds import image_generator
+from lib.experiments import subjects
+from lib.experiments.scores import Key, score_rows
+from lib.experiments.subjects import Subject
+from lib.metrics.masks import GAMES, Masks, masks
+from lib.models import IMAGENET, Network, Normalize
+from lib.precision import in_tf32
+from lib.xdnn import TWINS, bare_network, network
+
+PAIRS = {"mnist": (subjects.DIGITS, subjects.DIGITS_WITHOUT_BIASES)} | {name: (name, x) for name, x in TWINS.items()}
+BATCH = {"ig_difference": 16, "expected_gradients": 2}  # of the released code, whose results depend on it
+DITHER = 1e-6  # of pixels, to break ties
+
+
+def units(model: str, **settings) -> dict[str, dict[str, Callable[[], Subject]]]:
+    """{twin: {unit: what loads its subject}} of a pair of PAIRS, or of a network without a twin: see
+    `subjects.units`.
+    """
+    pair = dict(zip(("regular", "x"), PAIRS.get(model, (model,)), strict=False))
+    return {twin: subjects.units(name, load=network, **settings) for twin, name in pair.items()}
+
+
+def untrained(load: Callable[[], Subject], name: str) -> Callable[[], Subject]:
+    """A subject's photographs with one of the study's networks as it is initialised, for what needs no training."""
+
+    def loaded() -> Subject:
+        of = load()
+        torch.manual_seed(0)
+        model = nn.Sequential(Normalize(*IMAGENET), bare_network(name)).to(of.x.device).requires_grad_(False)
+        return replace(of, network=Network(name, model, 224, 256, "bilinear", *IMAGENET, "x-dnn"))
+
+    return loaded
+
+
+def equivalence(
+    load: Callable[[], Subject], *, steps: int, sweep: Iterable[int] = (), precisions: list[str], finest: int = 300
+) -> pd.DataFrame:
+    """How far input times gradient is from integrated gradients of `steps` Gauss points, and how fast those converge.
+
+    metric "ig_difference": mean |IG - x gradient| / mean |IG| of each image; in mode released of its batch of 16, as
+    val.py:131-156. "convergence": mean |IG(n) - IG(finest)| for n in `sweep`; "relative_convergence": over mean
+    |IG(finest)|. "evaluations": forward and backward passes an image. precisions: see `in_precision`.
+    """
+    of, rows = load(), []
+    for precision in precisions:
+        model, x = in_precision(of, precision)
+        maps, spent = _ig(model, x, of.target, steps)
+        apart, size = ((maps - x_gradient(model, x, of.target)).abs(), maps.abs())
+        corrected = _mean(apart) / _mean(size)
+        parts = zip(*(_mean(each).split(BATCH["ig_difference"]) for each in (apart, size)), strict=True)
+        released = torch.cat([(a.mean() / (s.mean() + 1e-7)).expand(len(a)) for a, s in parts])
+        for mode, value in (("corrected", corrected), ("released", released)):
+            rows += _rows(of, ("none", "x_gradient", steps, mode), "ig_difference", value, precision)
+        for key, passes in ((("none", "x_gradient", 1), 1), (("straight", "riemann", steps), spent)):
+            rows += _rows(of, (*key, "corrected"), "evaluations", torch.full((len(x),), passes), precision)
+    if sweep:
+        rows += _convergence(of, sweep, finest)
+    return pd.DataFrame(rows)
+
+
+def in_precision(of: Subject, precision: str) -> tuple[nn.Module, Tensor]:
+    """A subject's network and images in "float32", "tf32" (emulated), "float64", or "float64, dithered".
+
+    Dithered: with up to 1e-6 added to each pixel. Where an image is constant, max-pooling chooses among equal values,
+    and which of them gets the gradient is decided by rounding; dithered images have no such ties.
+    Raises InputError for another precision.
+    """
+    if precision == "float32":
+        return of.model, of.x
+    if precision == "tf32":
+        return in_tf32(of.model), of.x
+    if precision not in ("float64", "float64, dithered"):
+        raise InputError(f"precision {precision!r} is unknown; give float32, tf32, float64 or 'float64, dithered'")
+    x = of.x.double()
+    if precision != "float64":
+        generators = [image_generator(0, image, "dither") for image in of.images]
+        noise = torch.stack([torch.rand(x.shape[1:], generator=each, dtype=x.dtype) for each in generators])
+        x = x + DITHER * noise.to(x.device)
+    return deepcopy(of.model).double(), x
+
+
+def _convergence(of: Subject, sweep: Iterable[int], finest: int) -> list[dict]:
+    limit, rows = _ig(of.model, of.x, of.target, finest)[0], []
+    for steps in sweep:
+        apart = _mean((_ig(of.model, of.x, of.target, steps)[0] - limit).abs())
+        key = ("straight", "riemann", steps, "corrected")
+        rows += _rows(of, key, "convergence", apart)
+        rows += _rows(of, key, "relative_convergence", apart / _mean(limit.abs()))
+    return rows
+
+
+def answers(load: Callable[[], Subject], *, top: int = 1) -> pd.DataFrame:
+    """Metric "accuracy": whether the label is among the `top` largest logits, image by image."""
+    of = load()
+    hits = (of.answers()[0].topk(top).indices == of.target[:, None]).any(1)
+    return pd.DataFrame(_rows(of, ("none", "-", 0, "corrected"), "accuracy", hits))
+
+
+def accuracy_cost(scores: pd.DataFrame) -> pd.DataFrame:
+    """Metric "accuracy_cost": a network's accuracy minus its twin's on the same image, from the rows of `answers`."""
+    accuracy = scores[scores["metric"] == "accuracy"]
+    keys = [column for column in accuracy if column not in ("twin", "value")]
+    wide = accuracy.pivot(index=keys, columns="twin", values="value").reset_index().rename_axis(columns=None)
+    if "x" not in wide:
+        return accuracy.iloc[:0]
+    wide = wide.assign(value=wide["regular"] - wide["x"], metric="accuracy_cost", twin="x").dropna(subset="value")
+    return wide[list(accuracy)]
+
+
+def gradient_maps(of: Subject, mode: str, *, steps: int, seed: int = 0) -> dict[Key, Tensor]:
+    """The signed maps (B, H, W), means over channels, that the paper's Table 2 compares.
+
+    Integrated gradients of `steps` Gauss points from the origin, Expected Gradients with one reference and one point,
+    the gradient, X-Gradient (input times gradient where there are biases), and random numbers.
+    mode "released": Expected Gradients as attribution_metrics.py:243: references are other images of the unit, and
+    the two images of a batch share reference and point.
+    """
+    asked = (of.model, of.x, of.target)
+    if mode == "released":
+        size = BATCH["expected_gradients"]
+        leaders = [of.images[b - b % size] for b in range(len(of.images))]
+        places = [b - b % size for b in range(len(of.images))]
+        drawn = FromPool(of.x, drawn_from(len(of.x), 1, images=leaders, own=places, seed=seed).to(of.x.device))
+    else:
+        leaders, drawn = of.images, of.drawn(1, seed=seed)
+    path = Lines(drawn, 1, "uniform", images=leaders, seed=seed)
+    expected = attribute(*asked, path=path, rules={"eg": Riemann("mean")}, objective="logit")["eg"]
+    noise = random_maps(of.images, of.x.shape[2:], seed=seed).to(of.x) - 0.5
+    return {
+        ("straight", "riemann", steps, mode): _ig(*asked, steps)[0].mean(1),
+        ("dataset", "riemann", 1, mode): expected.mean(1),
+        ("none", "gradient", 1, mode): input_gradient(*asked).mean(1),
+        ("none", "x_gradient", 1, mode): x_gradient(*asked).mean(1),
+        ("none", "random", 0, mode): noise,
+    }
+
+
+def benchmark(load: Callable[[], Subject], *, steps: int, modes: list[str], seed: int = 0) -> pd.DataFrame:
+    """The areas of the six mask games for each map, and the gaps that the claims are about, image by image.
+
+    mode "released": the kernel of the released code, and its Expected Gradients.
+    """
+    of, rows = load(), []
+    for mode in modes:
+        maps = gradient_maps(of, mode, steps=steps, seed=seed)
+        kernel = "stated" if mode == "corrected" else "released"
+        games = masks(of.model, of.x, torch.stack(list(maps.values()), 1), of.target, kernel=kernel)
+        for game in GAMES:
+            rows += score_rows(of.items, maps, game, games.area(game))
+        rows += _gaps(of, list(maps), games)
+    return pd.DataFrame(rows).drop(columns="curve")
+
+
+def _gaps(of: Subject, keys: list[Key], games: Masks) -> list[dict]:
+    place = {key[:2]: m for m, key in enumerate(keys)}
+    ours, theirs, noise = (place[key] for key in (("none", "x_gradient"), ("straight", "riemann"), ("none", "random")))
+    rows = []
+    for game in GAMES:
+        gap = (games.area(game)[:, ours] - games.area(game)[:, theirs]).abs()
+        rows += score_rows(of.items, [keys[ours]], f"gap_{game}", gap[:, None])
+    for name, a, b in (("signed", "keep_positive", "keep_negative"), ("absolute", "keep_absolute", "remove_absolute")):
+        gap = (games.area(a) - games.area(b))[:, noise]
+        rows += score_rows(of.items, [keys[noise]], f"random_gap_{name}", gap[:, None])
+    return rows
+
+
+def curves(load: Callable[[], Subject], game: str, *, mode: str = "corrected", steps: int = 128) -> dict[str, Tensor]:
+    """The curve of one game for each map of one unit: {rule and path: (B, F)}, with "fractions" (F,)."""
+    of = load()
+    maps = gradient_maps(of, mode, steps=steps)
+    games = masks(of.model, of.x, torch.stack(list(maps.values()), 1), of.target)
+    each = games.accuracy if game.endswith("absolute") else games.logit
+    found = {f"{path} {rule}": each[:, m, GAMES.index(game)] for m, (path, rule, _, _) in enumerate(maps)}
+    return found | {"fractions": games.fractions}
+
+
+@torch.no_grad()
+def contrast(load: Callable[[], Subject], *, contrasts: list[float]) -> pd.DataFrame:
+    """Metric "accuracy" at each contrast, and "changed": whether the prediction is another than at contrast 1.
+
+    Contrast c: the normalised image is multiplied by c (val.py:158-171), so that pixels approach the mean colour.
+    """
+    of, rows = load(), []
+    zero = origin(of.model)
+    first = of.model(of.x).argmax(1)
+    for c in contrasts:
+        predicted = of.model(zero + c * (of.x - zero)).argmax(1)
+        for metric, value in (("accuracy", predicted == of.target), ("changed", predicted != first)):
+            found = _rows(of, ("none", "-", 0, "corrected"), metric, value)
+            rows += [row | {"contrast": c} for row in found]
+    return pd.DataFrame(rows).drop(columns=["path", "rule", "steps", "precision"])
+
+
+def contrast_maps(of: Subject, contrast: float, *, steps: int) -> tuple[Tensor, Tensor]:
+    """(X-Gradient, integrated gradients) of images (B, C, H, W) at a contrast, sums of absolute values (B, H, W)."""
+    zero = origin(of.model)
+    x = zero + contrast * (of.x - zero)
+    return x_gradient(of.model, x, of.target).abs().sum(1), _ig(of.model, x, of.target, steps)[0].abs().sum(1)
+
+
+def _ig(model: nn.Module, x: Tensor, target: Tensor, steps: int) -> tuple[Tensor, float]:
+    """Integrated gradients of the logit from the origin, by Gauss-Legendre, and the evaluations an image."""
+    path = Straight(steps, reference=torch.zeros_like(x[0]) + origin(model), grid="gauss")
+    result = attribute(model, x, target, path=path, rules={"ig": Riemann("gauss")}, objective="logit")
+    return result["ig"], result.evaluations / len(x)
+
+
+def _mean(maps: Tensor) -> Tensor:
+    return maps.flatten(1).mean(1)
+
+
+def _rows(of: Subject, key: Key, metric: str, values: Tensor, precision: str = "float32") -> list[dict]:
+    found = score_rows(of.items, [key], metric, values[:, None])
+    return [{name: value for name, value in row.items() if name != "curve"} | {"precision": precision} for row in found]
