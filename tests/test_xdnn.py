@@ -1,5 +1,7 @@
 """The networks of the X-DNN study, their checkpoints, and what is computed for one unit of images."""
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 import torch
@@ -152,8 +154,10 @@ def test_mask_scores_have_a_row_for_each_game_and_the_gap_vanishes_without_biase
 
 def test_released_expected_gradients_share_reference_and_point_in_a_batch_of_two(pair):
     of = pair["x"]()
-    maps = xdnn.gradient_maps(of, "released", steps=1)
-    assert maps["dataset", "riemann", 1, "released"].shape == (8, 28, 28)
+    alone = replace(of, x=of.x[1:2], target=of.target[1:2], images=of.images[1:2], own=of.own[1:2])
+    for mode, same in (("corrected", True), ("released", False)):
+        both, one = (xdnn.gradient_maps(each, mode, steps=1)["dataset", "riemann", 1, mode] for each in (of, alone))
+        assert torch.allclose(both[1], one[0], atol=1e-6) is same
 
 
 def test_contrast_changes_nothing_without_biases(pair):

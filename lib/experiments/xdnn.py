@@ -6,6 +6,8 @@ A model here is a pair, named as in PAIRS; `twin` says which of the two: regular
 from collections.abc import Callable, Iterable
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import pandas as pd
 import torch
@@ -14,15 +16,17 @@ from torch import Tensor, nn
 from lib import InputError
 from lib.attribution import Lines, Riemann, Straight, attribute
 from lib.attribution.gradients import input_gradient, random_maps
-from lib.attribution.homogeneity import origin, x_gradient
-from lib.attribution.references import FromPool, drawn_from
+from lib.attribution.homogeneity import origin, remove_biases, x_gradient
 from lib.attribution.seeds import image_generator
+from lib.data import Photograph, photographs
+from lib.digits import digits
 from lib.experiments import subjects
 from lib.experiments.scores import Key, score_rows
-from lib.experiments.subjects import Subject
+from lib.experiments.subjects import Item, Subject
 from lib.metrics.masks import GAMES, Masks, masks
-from lib.models import IMAGENET, Network, Normalize
+from lib.models import IMAGENET, Network, Normalize, best_device
 from lib.precision import in_tf32
+from lib.training import digit_network
 from lib.xdnn import TWINS, bare_network, network
 
 PAIRS = {"mnist": (subjects.DIGITS, subjects.DIGITS_WITHOUT_BIASES)} | {name: (name, x) for name, x in TWINS.items()}
@@ -34,20 +38,30 @@ def units(model: str, **settings) -> dict[str, dict[str, Callable[[], Subject]]]
     """{twin: {unit: what loads its subject}} of a pair of PAIRS, or of a network without a twin: see
     `subjects.units`.
     """
-    pair = dict(zip(("regular", "x"), PAIRS.get(model, (model,)), strict=False))
-    return {twin: subjects.units(name, load=network, **settings) for twin, name in pair.items()}
+    return {twin: subjects.units(name, load=network, **settings) for twin, name in twins(model).items()}
 
 
-def untrained(load: Callable[[], Subject], name: str) -> Callable[[], Subject]:
-    """A subject's photographs with one of the study's networks as it is initialised, for what needs no training."""
+def twins(model: str) -> dict[str, str]:
+    """{twin: network} of a pair of PAIRS; a network that has no twin is its own regular one."""
+    return dict(zip(("regular", "x"), PAIRS.get(model, (model,)), strict=False))
 
-    def loaded() -> Subject:
-        of = load()
-        torch.manual_seed(0)
-        model = nn.Sequential(Normalize(*IMAGENET), bare_network(name)).to(of.x.device).requires_grad_(False)
-        return replace(of, network=Network(name, model, 224, 256, "bilinear", *IMAGENET, "x-dnn"))
 
-    return loaded
+def untrained_units(model: str, *, images: str, limit: int, group: int) -> dict[str, dict[str, Callable[[], Subject]]]:
+    """As `units`, of a pair with its initial weights, for what needs no training: `limit` photographs, in groups."""
+    photos = photographs(images, limit or None)
+    parts = [photos[start : start + group] for start in range(0, len(photos), group)]
+    return {
+        twin: {f"{name}-untrained-{part[0].id}-{len(part)}": partial(_untrained, name, part) for part in parts}
+        for twin, name in twins(model).items()
+    }
+
+
+def _untrained(name: str, photos: list[Photograph]) -> Subject:
+    torch.manual_seed(0)
+    model = nn.Sequential(Normalize(*IMAGENET), bare_network(name)).to(best_device()).requires_grad_(False)
+    fresh = Network(name, model, 224, 256, "bilinear", *IMAGENET, "x-dnn")
+    x, target = subjects.batch(fresh, photos)
+    return Subject(fresh, x, target, [photo.id for photo in photos], x[:0], [-1] * len(photos))
 
 
 def equivalence(
@@ -62,7 +76,7 @@ def equivalence(
     of, rows = load(), []
     for precision in precisions:
         model, x = in_precision(of, precision)
-        maps, spent = _ig(model, x, of.target, steps)
+        maps, spent = integrated(model, x, of.target, steps)
         apart, size = ((maps - x_gradient(model, x, of.target)).abs(), maps.abs())
         corrected = _mean(apart) / _mean(size)
         parts = zip(*(_mean(each).split(BATCH["ig_difference"]) for each in (apart, size)), strict=True)
@@ -98,9 +112,9 @@ def in_precision(of: Subject, precision: str) -> tuple[nn.Module, Tensor]:
 
 
 def _convergence(of: Subject, sweep: Iterable[int], finest: int) -> list[dict]:
-    limit, rows = _ig(of.model, of.x, of.target, finest)[0], []
+    limit, rows = integrated(of.model, of.x, of.target, finest)[0], []
     for steps in sweep:
-        apart = _mean((_ig(of.model, of.x, of.target, steps)[0] - limit).abs())
+        apart = _mean((integrated(of.model, of.x, of.target, steps)[0] - limit).abs())
         key = ("straight", "riemann", steps, "corrected")
         rows += _rows(of, key, "convergence", apart)
         rows += _rows(of, key, "relative_convergence", apart / _mean(limit.abs()))
@@ -112,6 +126,24 @@ def answers(load: Callable[[], Subject], *, top: int = 1) -> pd.DataFrame:
     of = load()
     hits = (of.answers()[0].topk(top).indices == of.target[:, None]).any(1)
     return pd.DataFrame(_rows(of, ("none", "-", 0, "corrected"), "accuracy", hits))
+
+
+def digit_answers(seed: int, *, cache: Path, limit: int = 0) -> pd.DataFrame:
+    """Metric "accuracy" on the test digits of both twins trained with `seed`, and the regular one stripped of biases.
+
+    Stripping a network that was trained with biases is not the method; it is the control of what training without does.
+    """
+    test = digits("test").take(slice(limit or None))
+    regular, twin = (digit_network(cache=cache, bias=bias, seed=seed).model for bias in (True, False))
+    rows = []
+    for name, model in (("regular", regular), ("x", twin), ("stripped", remove_biases(regular))):
+        with torch.no_grad():
+            hits = model(test.x.to(best_device())).argmax(1).cpu() == test.y
+        found = score_rows(
+            map(Item, test.ids, test.y.tolist()), [("none", "-", 0, "corrected")], "accuracy", hits[:, None]
+        )
+        rows += [row | {"twin": name, "seed": seed} for row in found]
+    return pd.DataFrame(rows).drop(columns="curve").assign(precision="float32", model="mnist")
 
 
 def accuracy_cost(scores: pd.DataFrame) -> pd.DataFrame:
@@ -130,22 +162,17 @@ def gradient_maps(of: Subject, mode: str, *, steps: int, seed: int = 0) -> dict[
 
     Integrated gradients of `steps` Gauss points from the origin, Expected Gradients with one reference and one point,
     the gradient, X-Gradient (input times gradient where there are biases), and random numbers.
-    mode "released": Expected Gradients as attribution_metrics.py:243: references are other images of the unit, and
-    the two images of a batch share reference and point.
+    mode "released": in Expected Gradients the two images of a batch share reference and point (attribution_metrics:243).
     """
     asked = (of.model, of.x, of.target)
-    if mode == "released":
-        size = BATCH["expected_gradients"]
-        leaders = [of.images[b - b % size] for b in range(len(of.images))]
-        places = [b - b % size for b in range(len(of.images))]
-        drawn = FromPool(of.x, drawn_from(len(of.x), 1, images=leaders, own=places, seed=seed).to(of.x.device))
-    else:
-        leaders, drawn = of.images, of.drawn(1, seed=seed)
-    path = Lines(drawn, 1, "uniform", images=leaders, seed=seed)
+    size = BATCH["expected_gradients"] if mode == "released" else 1
+    leaders = [b - b % size for b in range(len(of.x))]
+    named = replace(of, images=[of.images[b] for b in leaders], own=[of.own[b] for b in leaders])
+    path = Lines(named.drawn(1, seed=seed), 1, "uniform", images=named.images, seed=seed)
     expected = attribute(*asked, path=path, rules={"eg": Riemann("mean")}, objective="logit")["eg"]
     noise = random_maps(of.images, of.x.shape[2:], seed=seed).to(of.x) - 0.5
     return {
-        ("straight", "riemann", steps, mode): _ig(*asked, steps)[0].mean(1),
+        ("straight", "riemann", steps, mode): integrated(*asked, steps)[0].mean(1),
         ("dataset", "riemann", 1, mode): expected.mean(1),
         ("none", "gradient", 1, mode): input_gradient(*asked).mean(1),
         ("none", "x_gradient", 1, mode): x_gradient(*asked).mean(1),
@@ -213,10 +240,10 @@ def contrast_maps(of: Subject, contrast: float, *, steps: int) -> tuple[Tensor, 
     """(X-Gradient, integrated gradients) of images (B, C, H, W) at a contrast, sums of absolute values (B, H, W)."""
     zero = origin(of.model)
     x = zero + contrast * (of.x - zero)
-    return x_gradient(of.model, x, of.target).abs().sum(1), _ig(of.model, x, of.target, steps)[0].abs().sum(1)
+    return x_gradient(of.model, x, of.target).abs().sum(1), integrated(of.model, x, of.target, steps)[0].abs().sum(1)
 
 
-def _ig(model: nn.Module, x: Tensor, target: Tensor, steps: int) -> tuple[Tensor, float]:
+def integrated(model: nn.Module, x: Tensor, target: Tensor, steps: int) -> tuple[Tensor, float]:
     """Integrated gradients of the logit from the origin, by Gauss-Legendre, and the evaluations an image."""
     path = Straight(steps, reference=torch.zeros_like(x[0]) + origin(model), grid="gauss")
     result = attribute(model, x, target, path=path, rules={"ig": Riemann("gauss")}, objective="logit")

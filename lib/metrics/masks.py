@@ -98,7 +98,7 @@ def backdrop(x: Tensor, *, kernel: str = "stated") -> Tensor:
 
     A truncated Gaussian of 51 x 51 pixels for images of 224, with mirrored edges, its size and width in proportion for
     others. kernel "stated": sigma 41. "released": the released code's exponent is -(d / 2 sigma)^2
-    (attribution_metrics.py:137), a sigma of 41 sqrt(2) = 58, which is nearly a box. Both commute with the normalisation.
+    (attribution_metrics.py:137), a sigma of 41 sqrt(2) = 58, nearly a box. Both commute with the normalisation.
     Raises InputError for another kernel.
     """
     sigmas = {"stated": SIGMA, "released": SIGMA * math.sqrt(2)}

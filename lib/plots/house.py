@@ -50,6 +50,7 @@ RULES = {
     "smoothgrad_squared": "SmoothGrad, squared",
     "fullgrad": "FullGrad",
     "gradcam": "Grad-CAM",
+    "x_gradient": "X-Gradient",
 }
 PATHS = {
     "straight": "IG",
@@ -71,6 +72,15 @@ REMOVALS = {
     "insertion_logit": "insertion (logit)",
     "insertion_accuracy": "insertion (accuracy)",
 }
+MASKS = {
+    "keep_positive": "KPM ↑ (logit)",
+    "remove_positive": "RPM (logit)",
+    "keep_negative": "KNM ↓ (logit)",
+    "remove_negative": "RNM (logit)",
+    "keep_absolute": "KAM ↑ (accuracy)",
+    "remove_absolute": "RAM ↓ (accuracy)",
+}
+TWINS = {"regular": "with biases", "x": "without biases", "stripped": "biases taken out after training"}
 METRICS = {
     "insertion": "insertion",
     "insertion_ratio": "insertion ratio",
@@ -85,6 +95,7 @@ METRICS = {
     "spearman": "rank correlation",
     "topk": "top-k overlap",
     **REMOVALS,
+    **MASKS,
     **{f"{metric}_pixels": f"{name}, pixels" for metric, name in REMOVALS.items()},  # not by element
     "sensitivity_zero": "Sensitivity-n, zero fill",
     "sensitivity_random": "Sensitivity-n, random fill",
@@ -93,7 +104,7 @@ METRICS = {
     "ssim": "SSIM",
     "hog": "HOG correlation",
 }
-NAMES = PATHS | RULES | METRICS
+NAMES = PATHS | RULES | METRICS | TWINS
 STYLE = {
     "font.size": 8,
     "axes.titlesize": 8,

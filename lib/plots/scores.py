@@ -238,14 +238,25 @@ def _paler(colour: str) -> tuple[float, ...]:
     return tuple(np.mean([to_rgb(colour), to_rgb(UNDECIDED)], axis=0))
 
 
-def dots(table: pd.DataFrame, *, rows: str, colours: str, panels: str, xlabel: str, zero: bool = False) -> Figure:
+def dots(
+    table: pd.DataFrame,
+    *,
+    rows: str,
+    colours: str,
+    panels: str,
+    xlabel: str,
+    zero: bool = False,
+    published: pd.DataFrame | None = None,
+) -> Figure:
     """Means with 95 % intervals as dots: methods down, a colour per rule within them, one panel per metric.
 
     table: columns mean, low, high, as `statistics.summary` returns them, and the columns named by rows, colours
         and panels, each value of which has its place in the order of appearance
     zero: a line at 0
+    published: columns rows, colours, panels and value, drawn as paler hollow squares beside ours
     """
     looks = palette(table[colours])
+    published = table.iloc[:0].assign(value=[]) if published is None else published
     places, centres, bottom = {}, {}, 0.0
     for row, group in table.groupby(rows, sort=False):
         here = [name for name in looks if name in set(group[colours])]
@@ -269,6 +280,12 @@ def dots(table: pd.DataFrame, *, rows: str, colours: str, panels: str, xlabel: s
                 y = [places[row, name] for row in group[rows]]
                 axis.hlines(y, group["low"], group["high"], color=looks[name])
                 axis.plot(group["mean"], y, "o", color=looks[name], label=named(name))
+                theirs = published[(published[panels] == title) & (published[colours] == name)]
+                theirs = theirs[[(row, name) in places for row in theirs[rows]]]
+                if len(theirs):
+                    y = [places[row, name] for row in theirs[rows]]
+                    look = {"marker": "s", "color": _paler(looks[name]), "markerfacecolor": "white", "linestyle": ""}
+                    axis.plot(theirs["value"], y, **look, label=f"{named(name)}, published")
             axis.set_title(named(title))
             axis.grid(axis="x", color="#dddddd", linewidth=0.5)
             axis.set_axisbelow(True)
