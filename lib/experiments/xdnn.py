@@ -162,7 +162,7 @@ def gradient_maps(of: Subject, mode: str, *, steps: int, seed: int = 0) -> dict[
 
     Integrated gradients of `steps` Gauss points from the origin, Expected Gradients with one reference and one point,
     the gradient, X-Gradient (input times gradient where there are biases), and random numbers.
-    mode "released": in Expected Gradients the two images of a batch share reference and point (attribution_metrics:243).
+    mode "released": in Expected Gradients two images of a batch share reference and point (attribution_metrics.py:243).
     """
     asked = (of.model, of.x, of.target)
     size = BATCH["expected_gradients"] if mode == "released" else 1
