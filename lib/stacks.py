@@ -36,7 +36,7 @@ def perceptron(layers: Layers, x: Tensor) -> Tensor:
     for number, (weight, bias) in enumerate(layers):
         if number:
             # ReLU. Its mask is a constant to autograd, which spares second derivatives a pass of zeros through f.
-            x = x * (x > 0)
+            x = x * (x > 0).to(x.dtype)
         x = torch.bmm(x, weight) if bias is None else torch.baddbmm(bias, x, weight)
     return x.squeeze(-1)
 
@@ -108,7 +108,7 @@ def train(
             for old, new in zip(kept, parameters, strict=True):
                 old[better] = new[better]
         optimiser.zero_grad()
-        value.sum().backward()
+        value.sum().backward(inputs=parameters)  # not those of the inputs that a prior differentiates by
         optimiser.step()
     rest = iter(kept)
     chosen = [tuple(None if tensor is None else next(rest) for tensor in layer) for layer in layers]
