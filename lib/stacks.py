@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ def initial_layers(sizes: Sequence[int], generators: Sequence[torch.Generator], 
     sizes: units of every layer, inputs first. All weights are drawn before the first bias, so that a network has
     the same weights with biases and without.
     """
-    edges = list(zip(sizes, sizes[1:], strict=False))
+    edges = list(pairwise(sizes))
     shapes = [(a, b) for a, b in edges] + [(1, b) for _, b in edges if bias]
     bounds = [a**-0.5 for a, _ in edges] * 2
     networks = [

@@ -1,4 +1,4 @@
-"""Tables for the sparsity prior: a packaged one whose signal is sparse by construction, or the authors' NHANES files."""
+"""Tables for the sparsity prior: a packaged one whose signal is sparse by construction, or the NHANES files."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -82,7 +82,9 @@ def _nhanes(folder: Path) -> Table:
             "authors' files unchanged."
         )
     if not np.isin(y, (0, 1)).all() or np.isinf(x).any():
-        raise InputError(f"{labels} holds other labels than 0 and 1, or {features} infinite values; give them unchanged.")
+        raise InputError(
+            f"{labels} holds other labels than 0 and 1, or {features} infinite values; give them unchanged."
+        )
     return Table("NHANES I", x, y.astype(np.int64), np.ones(COLUMNS, bool))
 
 

@@ -26,6 +26,7 @@ from lib.tabular import Table, splits
 HIDDEN = (512, 128, 32)
 STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0)  # lambda; the released grid
 CURVE = 1.0  # the strength of the study's second experiment, on the number of references
+PUBLISHED_CROSSING = 32  # references with which Expected Gradients are said to reach X-Gradient
 PUBLISHED_STRENGTHS = {"x_gradient": 1.0, "expected_gradients": 1.0, "rrr": 0.1, "gradient": 0.1}
 METHODS = {  # attribution of the prior, biases
     "x_gradient": (priors.x_gradient, False),
@@ -199,9 +200,11 @@ def slopes(of_curve: pd.DataFrame) -> Iterator[pd.DataFrame]:
     mine = of_curve[of_curve["method"] == "expected_gradients"]
     for metric in ("test_auc", "gini", "gini_ixg"):
         wide = mine[mine["metric"] == metric].pivot(index=["image", "seed"], columns="references", values="value")
+        if wide.shape[1] < 2:
+            return
         doublings = np.log2(wide.columns.to_numpy(float))
         doublings -= doublings.mean()
-        slope = wide.to_numpy() @ doublings / max(doublings @ doublings, 1e-12)
+        slope = wide.to_numpy() @ doublings / (doublings @ doublings)
         yield wide.index.to_frame(index=False).assign(metric=f"{metric}_per_doubling", value=slope)
 
 
@@ -225,6 +228,41 @@ def resampled_crossings(of_deficit: pd.DataFrame, sizes: Sequence[int], *, seed:
         reached = np.column_stack([picked @ values <= 0, np.ones(runs, bool)])
         found[size] = np.bincount(reached.argmax(1), minlength=len(counts)) / runs
     return pd.DataFrame(found, index=pd.Index(counts, name="references"))
+
+
+def at_chosen(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the first experiment at each method's chosen strength, which is given under metric `strength`.
+
+    Their column `strength` is NaN, so that methods can be paired whose choices differ.
+    """
+    chosen, all_rows = chosen_strengths(rows), grid(rows)
+    picked = all_rows[all_rows["strength"] == all_rows["method"].map(chosen)]
+    first = picked.drop_duplicates("method").assign(image="all", metric="strength")
+    return pd.concat([picked, first.assign(value=first["strength"])], ignore_index=True).assign(strength=np.nan)
+
+
+def scores(rows: pd.DataFrame, exact: pd.DataFrame) -> pd.DataFrame:
+    """The tidy table that claims are judged by, its column `experiment` as params/claims.yaml explains it.
+
+    crossing_off (derived): |log2 of the crossing / 32| of each seed, undefined where there is none.
+    """
+    of_curve, chosen = curve(rows), at_chosen(rows)
+    wide = chosen[chosen["metric"] == "test_auc"].pivot(index="image", columns="method", values="value")
+    bias_cost = (wide["unregularised"] - wide["unregularised_no_bias"]).rename("value").reset_index()
+    lost = deficit(of_curve)
+    off = np.abs(np.log2(crossing(lost) / PUBLISHED_CROSSING)).rename("value").reset_index()
+    derived = [bias_cost.assign(metric="bias_cost"), lost, *slopes(of_curve), strength_regret(rows)]
+    derived.append(off.assign(metric="crossing_off", image="all"))
+    parts = {
+        "grid": grid(rows),
+        "chosen": chosen,
+        "references": of_curve,
+        "derived": pd.concat(derived, ignore_index=True).assign(strength=np.nan),
+        "exact": exact.assign(strength=np.nan),
+    }
+    found = pd.concat([part.assign(experiment=name) for name, part in parts.items()], ignore_index=True)
+    found = found.fillna({"method": "comparison", "references": 0, "seed": rows["seed"].min()})
+    return found.astype({"references": int, "seed": int})[["experiment", *KEYS]]
 
 
 def exactness(seed: int = 0) -> pd.DataFrame:
