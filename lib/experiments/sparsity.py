@@ -1,4 +1,4 @@
-"""The sparsity prior (Hesse et al., NeurIPS 2021, Sec. 4.3): which attribution to train on, and from how many references.
+"""The sparsity prior (Hesse et al., NeurIPS 2021, Sec. 4.3): on which attribution, and from how many references?
 
 The protocol is that of the released code (run_sparsity_experiments.py): 100 rows to train on, a perceptron, full
 batches, the epoch with the best validation ROC-AUC, the strength of the prior with the best mean over repetitions.
@@ -189,7 +189,7 @@ def curve(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def deficit(of_curve: pd.DataFrame) -> pd.DataFrame:
-    """Test ROC-AUC of X-Gradient minus that of Expected Gradients, for each repetition, seed and number of references."""
+    """Test ROC-AUC of X-Gradient minus that of Expected Gradients, by repetition, seed and number of references."""
     test = of_curve[of_curve["metric"] == "test_auc"]
     wide = test.pivot(index=["image", "seed", "references"], columns="method", values="value")
     return (wide["x_gradient"] - wide["expected_gradients"]).rename("value").reset_index().assign(metric="deficit")
