@@ -30,13 +30,8 @@ def log_probabilities(logits: Tensor, y: Tensor) -> Tensor:
 
     Raises InputError unless there is one logit a row, of the shape of y, or a last dimension of two or more classes.
     """
-    if logits.shape == y.shape:
+    if _binary(logits, y):
         return torch.stack([logsigmoid(-logits), logsigmoid(logits)], -1)
-    if logits.shape[:-1] != y.shape or logits.shape[-1] < 2:
-        raise InputError(
-            f"The logits are {tuple(logits.shape)} for labels {tuple(y.shape)}; give a binary network's logits in the "
-            "shape of the labels, or add a last dimension of at least two classes."
-        )
     return logits.log_softmax(-1)
 
 
@@ -46,13 +41,11 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def input_gradient(f: Logits, x: Tensor, y: Tensor, draws: Draws | None = None) -> tuple[Tensor, Tensor]:
-    """dF/dx of the explained logit F: that of class y, or the only one."""
+    """dF/dx of the explained logit F: that of class y, or the only one.
 
-    def explained(logits: Tensor) -> Tensor:
-        log_probabilities(logits, y)  # for its check of the shapes
-        return logits if logits.shape == y.shape else logits.gather(-1, y[..., None])
-
-    return _differentiated(f, x, explained)
+    Raises InputError for logits that do not fit the labels, as do all that follow.
+    """
+    return _differentiated(f, x, lambda logits: logits if _binary(logits, y) else logits.gather(-1, y[..., None]))
 
 
 def x_gradient(f: Logits, x: Tensor, y: Tensor, draws: Draws | None = None) -> tuple[Tensor, Tensor]:
@@ -121,7 +114,7 @@ def gini(v: Tensor) -> Tensor:
 
     Computed from sorted values, sum_j (2j - n - 1) v_(j) / (n sum v), which is the same and takes n log n.
     0 for v = 0, with gradient 0: attributions that are all equal are not sparse.
-    Differs from the released code (B.6: no eps) there only, which divides by 0.
+    Differs from the released code there only, which gives NaN.
     """
     n = v.shape[-1]
     ordered, total = v.sort(-1).values, v.sum(-1)
@@ -152,6 +145,17 @@ def sparse_loss(
     logits, attributions = attribution(f, x, y, draws)
     found = sparsity(attributions, y)
     return cross_entropy(logits, y) - strength * found, found
+
+
+def _binary(logits: Tensor, y: Tensor) -> bool:
+    if logits.shape == y.shape:
+        return True
+    if logits.shape[:-1] != y.shape or logits.shape[-1] < 2:
+        raise InputError(
+            f"The logits are {tuple(logits.shape)} for labels {tuple(y.shape)}; give a binary network's logits in the "
+            "shape of the labels, or add a last dimension of at least two classes."
+        )
+    return False
 
 
 def _differentiated(f: Logits, x: Tensor, scalar: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:

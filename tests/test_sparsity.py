@@ -267,6 +267,9 @@ def test_strengths_regret_and_crossing_by_hand():
     rows = made_up(peaked)
     chosen = sparsity.chosen_strengths(rows)
     assert (chosen["x_gradient"], chosen["gradient"], chosen["unregularised"]) == (1, 10, 0)
+    shares = sparsity.strength_shares(rows, runs=100)
+    assert shares.loc["x_gradient"].to_dict() == {0.01: 0, 0.1: 0, 1: 1, 10: 0, 100: 0}
+    assert "unregularised" not in shares.index
     regret = sparsity.strength_regret(rows).groupby("method")["value"].mean()
     assert regret["x_gradient"] == pytest.approx(0)
     assert regret["gradient"] == pytest.approx(0.04)  # .1 is two decades from 10

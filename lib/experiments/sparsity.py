@@ -161,6 +161,19 @@ def chosen_strengths(rows: pd.DataFrame) -> dict[str, float]:
     return {method: means[method].idxmax() for method in means.index.unique("method")}
 
 
+def strength_shares(rows: pd.DataFrame, *, seed: int = 0, runs: int = 10_000) -> pd.DataFrame:
+    """How often each strength would be chosen if the repetitions were resampled: (method x strength), rows sum to 1."""
+    valid = grid(rows)
+    valid = valid[(valid["metric"] == "valid_auc") & (valid["strength"] > 0)]
+    wide = valid.pivot(index="image", columns=["method", "strength"], values="value")
+    random, found = np.random.default_rng(seed), {}
+    picked = random.multinomial(len(wide), np.full(len(wide), 1 / len(wide)), runs)
+    for method in valid["method"].unique():
+        won = (picked @ wide[method].to_numpy()).argmax(1)
+        found[method] = pd.Series(np.bincount(won, minlength=wide[method].shape[1]) / runs, wide[method].columns)
+    return pd.DataFrame(found).T.rename_axis("method")
+
+
 def strength_regret(rows: pd.DataFrame) -> pd.DataFrame:
     """What the published strength loses in validation ROC-AUC against the best of the grid, one row a repetition.
 
@@ -214,7 +227,9 @@ def crossing(of_deficit: pd.DataFrame) -> pd.Series:
     return means.apply(lambda row: min(row.index[row <= 0], default=np.nan), axis=1)
 
 
-def resampled_crossings(of_deficit: pd.DataFrame, sizes: Sequence[int], *, seed: int = 0, runs: int = 10_000):
+def resampled_crossings(
+    of_deficit: pd.DataFrame, sizes: Sequence[int], *, seed: int = 0, runs: int = 10_000
+) -> pd.DataFrame:
     """How often a run of so many repetitions, resampled from ours, would put the crossing where: (crossing x sizes).
 
     A run draws repetitions, and one of our seeds for each, as the released code's every run draws new ones.
