@@ -317,7 +317,20 @@ def test_claims_are_judged_from_the_table_of_scores(tmp_path):
     assert verdicts[0].equals(verdicts[1])
     named = {claim.id for claim in load_registry() if claim.notebook == "xdnn_sparsity"}
     assert set(verdicts[0].index) == named
-    holding = ["XD16a", "XD16b", "XD16c", "XD16f", "XD16g", "XD16h", "XD17a", "XD17b", "XD18a", "XD18b", "XD18c"]
+    holding = [
+        "XD16a",
+        "XD16b",
+        "XD16c",
+        "XD16f",
+        "XD16g",
+        "XD16h",
+        "XD17a",
+        "XD17b",
+        "XD18a",
+        "XD18b",
+        "XD18c",
+        "XD18e",
+    ]
     holding += ["XD19a", "XD19b", "XD19c", "XD20a", "XD22", "XD23"]
     assert (verdicts[0][holding] == "holds here").all()
     assert verdicts[0]["XD20b"] == "fails here"  # .1 is a decade from 1
