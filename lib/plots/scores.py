@@ -172,21 +172,23 @@ def curve_panels(
     xlabel: str,
     styles: dict[str, dict] | None = None,
     published: pd.DataFrame | None = None,
+    one_scale: bool = True,
 ) -> Figure:
-    """Curves with 95 % bands as small multiples on one scale, under a legend; published curves beside ours.
+    """Curves with 95 % bands as small multiples, under a legend; published curves beside ours.
 
     table: columns mean, low, high, as `statistics.summary` returns them, and the columns named by
         x (numbers, or texts, which are drawn at equal distances in their order of appearance),
         panels and lines (one panel and one line per value, in their order of appearance)
     styles: {value of `lines`: keywords of `Axes.plot`}, e.g. {"riemann_abs": {"linestyle": "--"}}
     published: columns x, panels, lines and value, drawn dotted and paler with hollow markers
+    one_scale: one vertical scale for all panels; False for values that only trends of can be compared
     """
     published = table.iloc[:0].assign(value=[]) if published is None else published
     texts = [] if pd.api.types.is_numeric_dtype(table[x]) else list(dict.fromkeys([*table[x], *published[x]]))
     place = texts.index if texts else float
     colours = palette([*table[lines], *published[lines]])
     with house():
-        fig, axes = _small_multiples(table[panels].unique(), widest=3 if texts else 4)
+        fig, axes = _small_multiples(table[panels].unique(), widest=3 if texts else 4, one_scale=one_scale)
         for title, axis in axes.items():
             for name in colours:
                 ours, theirs = (
@@ -217,13 +219,14 @@ def curve_panels(
     return fig
 
 
-def _small_multiples(titles: Iterable, *, widest: int) -> tuple[Figure, dict]:
+def _small_multiples(titles: Iterable, *, widest: int, one_scale: bool) -> tuple[Figure, dict]:
     """A page's width of panels that share their scales, {title: axis}, in rows of equal length but for the last."""
     titles = list(titles)
     rows = math.ceil(len(titles) / widest)
     columns = math.ceil(len(titles) / rows)
     width = min(7.0, 2.0 + 2.5 * columns)
-    fig, axes = plt.subplots(rows, columns, figsize=(width, 0.9 + 1.7 * rows), sharex=True, sharey=True, squeeze=False)
+    size = (width, 0.9 + 1.7 * rows)
+    fig, axes = plt.subplots(rows, columns, figsize=size, sharex=True, sharey=one_scale, squeeze=False)
     for axis in axes.flat[len(titles) :]:
         axis.remove()
     for axis in axes.flat[len(titles) - columns : len(titles)]:

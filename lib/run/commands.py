@@ -126,6 +126,7 @@ def main(arguments: list[str] | None = None, *, root: Path = ROOT) -> int:
     parser.add_argument("--only", default="", help="names of notebooks, separated by blanks or commas")
     parser.add_argument("--images", default="", help="folder of ImageNet photographs")
     parser.add_argument("--weights", default="", help="folder or file of trained weights")
+    parser.add_argument("--nhanes", default="", help="folder of the NHANES files X_sparsity.csv and y_sparsity.npy")
     parser.add_argument("--output", default="", help="folder for results/ and figures/ instead of this one")
     given = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a cluster stops jobs with it: same as Ctrl-C
@@ -137,7 +138,8 @@ def main(arguments: list[str] | None = None, *, root: Path = ROOT) -> int:
         "claim": lambda this: claim(this, given.name),
     }
     try:
-        this = study(given.profile, images=given.images, weights=given.weights, output=given.output, root=root)
+        data = {"images": given.images, "weights": given.weights, "nhanes": given.nhanes}
+        this = study(given.profile, **data, output=given.output, root=root)
         return commands[given.command](this)
     except InputError as error:
         print(error, file=sys.stderr)

@@ -13,6 +13,7 @@ from lib import ROOT, InputError, nearest, provenance
 from lib.run.parameters import declared, read_overrides, resolve
 
 PACKAGED, OWN_IMAGES = ("smoke", "laptop"), ("sample", "imagenet")
+DATA = ("images", "weights", "nhanes")  # parameters that the command line decides, compared by what they hold
 REPORTED = ("claims.csv", "report.html")  # the report's own products, which a fresh clone holds before it ran
 REASONS = {  # part of a fingerprint -> what is said when it differs
     "versions": "versions changed",
@@ -22,6 +23,10 @@ REASONS = {  # part of a fingerprint -> what is said when it differs
     "data": "data changed",
     "inputs": "new results",
 }
+_NO_PHOTOGRAPHS = (
+    "Profile {profile} needs your own ImageNet photographs: type make reproduce PROFILE={profile} "
+    "IMAGENET=/folder/with/them, or use PROFILE=laptop, whose photographs are packaged."
+)
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,7 @@ class Study:
     output: Path
     images: str  # absolute folder or "packaged"
     weights: str  # absolute folder or file, or ""
+    nhanes: str = ""  # absolute folder, or "" for the packaged table
 
     @property
     def results(self) -> Path:
@@ -63,7 +69,8 @@ class Study:
 
     def private(self) -> dict[str, str]:
         """{path of this machine: what stands for it in anything published}."""
-        own = {path: Path(path).name for path in (self.images, self.weights) if Path(path).is_absolute()}
+        given = (self.images, self.weights, self.nhanes)
+        own = {path: Path(path).name for path in given if Path(path).is_absolute()}
         folders = {sys.base_prefix: "<python>", sys.prefix: "<environment>", str(Path.home()): "~"}
         return folders | own | {str(self.output): ".", str(self.root): "."}
 
@@ -78,22 +85,25 @@ class Job:
     given: dict  # those that differ from its own defaults
 
 
-def study(profile: str, *, images: str = "", weights: str = "", output: str = "", root: Path = ROOT) -> Study:
-    """Check the command line's choices; raises InputError for an unknown profile or missing photographs."""
+def study(
+    profile: str, *, images: str = "", weights: str = "", nhanes: str = "", output: str = "", root: Path = ROOT
+) -> Study:
+    """Check the command line's choices; raises InputError for an unknown profile or missing data of one's own."""
     folders = (path.name for path in (root / "params").glob("*") if path.is_dir())
     profiles = sorted({*PACKAGED, *OWN_IMAGES, *folders})
     if profile not in profiles:
         raise InputError(f"There is no PROFILE={profile} among {', '.join(profiles)}; {nearest(profile, profiles)}")
-    if profile in OWN_IMAGES and not images:
-        raise InputError(
-            f"Profile {profile} needs your own ImageNet photographs: type make reproduce PROFILE={profile} "
-            "IMAGENET=/folder/with/them, or use PROFILE=laptop, whose photographs are packaged."
-        )
+    if profile in OWN_IMAGES and not images and not nhanes:
+        raise InputError(_NO_PHOTOGRAPHS.format(profile=profile))
     if profile in PACKAGED and images:
         print(f"IMAGENET is not used: profile {profile} has packaged photographs.", file=sys.stderr)
         images = ""
-    images, weights = (str(Path(path).expanduser().resolve()) if path else "" for path in (images, weights))
-    return Study(root, profile, Path(output or root).expanduser().resolve(), images or "packaged", weights)
+    if profile in PACKAGED and nhanes:
+        print(f"NHANES is not used: profile {profile} has a packaged table.", file=sys.stderr)
+        nhanes = ""
+    given = (images, weights, nhanes)
+    images, weights, nhanes = (str(Path(path).expanduser().resolve()) if path else "" for path in given)
+    return Study(root, profile, Path(output or root).expanduser().resolve(), images or "packaged", weights, nhanes)
 
 
 def prepare(this: Study, only: str = "") -> list[Job]:
@@ -115,9 +125,11 @@ def prepare(this: Study, only: str = "") -> list[Job]:
 
 def _job(this: Study, path: Path) -> Job:
     known = declared(path)
+    if this.profile in OWN_IMAGES and this.images == "packaged" and "images" in known:
+        raise InputError(f"{_NO_PHOTOGRAPHS.format(profile=this.profile)[:-1]}; ONLY= can leave {path.stem} out.")
     where = f"params/{this.profile}/{path.stem}.yaml"
     output = "." if this.output == this.root else str(this.output)  # notebooks run in the root
-    chosen = {"profile": this.profile, "output": output, "images": this.images, "weights": this.weights}
+    chosen = {"profile": this.profile, "output": output} | {name: getattr(this, name) for name in DATA}
     overrides = read_overrides(this.root / where)
     for name in overrides:
         if name in chosen:
@@ -139,9 +151,9 @@ def fingerprint(this: Study, job: Job) -> dict[str, Mapping[str, object]]:
             f"notebooks/{job.path.name}": provenance.digest(cells),
             **provenance.code_hash(cells=cells, root=this.root),
         },
-        "parameters": {n: v for n, v in job.values.items() if n not in ("output", "images", "weights")},
+        "parameters": {n: v for n, v in job.values.items() if n not in ("output", *DATA)},
         "shared": provenance.named_files(cells, this.root / "params", root=this.root),
-        "data": {n: provenance.data_identity(job.values[n]) for n in ("images", "weights") if n in job.values},
+        "data": {n: provenance.data_identity(job.values[n]) for n in DATA if n in job.values},
         "inputs": {name: _hash(path) for name, path in inputs.items() if name not in own and path.name not in REPORTED},
     }
     return json.loads(json.dumps(parts))  # as it will be read back: a tuple is a list
