@@ -31,10 +31,7 @@ class ThisInterpreter(AsyncKernelManager):
     def kernel_spec(self) -> KernelSpec:
         # Without these a progress bar takes the size of a terminal that it shares with what `Live` says.
         bars = {"TQDM_NCOLS": "60", "TQDM_NROWS": "20"}
-        # glibc gives a layer's output back to the system and asks for it again at the next, page by page: a fifth of a
-        # network's time on a CPU. It is told to keep what it has (torch asks for the same sizes over and over).
-        memory = {"MALLOC_TRIM_THRESHOLD_": str(2**31), "MALLOC_MMAP_THRESHOLD_": str(2**30)}
-        return KernelSpec(**ipykernel.kernelspec.get_kernel_dict(), env=bars | memory)
+        return KernelSpec(**ipykernel.kernelspec.get_kernel_dict(), env=bars)
 
 
 class Live:
