@@ -122,7 +122,7 @@ def sweep(steps: int) -> tuple[int, ...]:
 
 
 def memory(runs: int) -> list[tuple[float, float]]:
-    """Peak memory in MB of a fresh process that walks 512 steps, and of one that walks 16; once, as it hardly varies."""
+    """Peak memory in MB of a fresh process that walks 512 steps, and of one that walks 16; measured once."""
     return [(_peak_of_walk(512), _peak_of_walk(16))]
 
 
