@@ -14,6 +14,11 @@ NOTEBOOKS = $(wildcard notebooks/*.ipynb)
 JUNK      = $(wildcard .cache .pytest_cache .ruff_cache build __pycache__ */__pycache__ */*/__pycache__ \
             */.ipynb_checkpoints) $(filter-out %/laptop %/bench.csv,$(wildcard results/* figures/*))
 
+# glibc gives the memory of a layer's output back to the system and asks for it again at the next layer, page by page,
+# which takes a fifth of a network's time on a CPU. It is told to keep what it has.
+export MALLOC_TRIM_THRESHOLD_ = 2147483648
+export MALLOC_MMAP_THRESHOLD_ = 1073741824
+
 .PHONY: help reproduce smoke plan verify report test lint format lab bench clean
 
 help:  ## this list
@@ -54,8 +59,8 @@ format: $(READY)  ## repair what lint complains about
 lab: $(READY)  ## open the notebooks in JupyterLab
 	@$(PY) -m jupyter lab notebooks
 
-bench: $(READY)  ## time this code against its peers, side by side
-	@$(PY) -m lib.bench
+bench: $(READY)  ## time this code against its peers, side by side; ONLY="part of a case's name"
+	@$(PY) -m lib.bench $(if $(ONLY),--only "$(ONLY)")
 
 clean:  ## remove caches and uncommitted outputs; committed results and .venv stay
 	@echo "removing: $(or $(strip $(JUNK)),nothing)"

@@ -11,6 +11,7 @@ import resource
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -40,7 +41,7 @@ def code_hash(modules: Iterable[str] = (), *, cells: str = "", root: Path = ROOT
     The transitive closure is read from the import statements, nothing is executed. Comments and layout do not
     count. Returns {path relative to root: hash}.
     """
-    return {name: digest(ast.dump(tree)) for name, tree in sorted(_closure(modules, cells, root).items())}
+    return {name: _tree_digest(tree) for name, tree in sorted(_closure(modules, cells, root).items())}
 
 
 def named_files(cells: str, folder: Path, *, root: Path = ROOT) -> dict[str, str]:
@@ -163,13 +164,25 @@ def _closure(modules: Iterable[str], cells: str, root: Path) -> dict[str, ast.Mo
         path = next((p for p in (base / "__init__.py", base.with_suffix(".py")) if p.is_file()), None)
         if path is None or path.relative_to(root).as_posix() in found:
             continue
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+        tree = _parsed(path, path.stat().st_mtime_ns)
         found[path.relative_to(root).as_posix()] = tree
         package = name if path.name == "__init__.py" else name.rpartition(".")[0]
         waiting += _imported(tree, package)
     return found
 
 
+# A study asks for its keys again and again, and reading the syntax of some forty files takes a third of a second.
+@cache
+def _parsed(path: Path, modified: int) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@cache
+def _tree_digest(tree: ast.Module) -> str:
+    return digest(ast.dump(tree))
+
+
+@cache
 def _imported(tree: ast.Module, package: str) -> list[str]:
     """Dotted names below `lib` that the statements of `tree` may load, parents included."""
     names = []

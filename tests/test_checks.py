@@ -99,7 +99,7 @@ def test_the_number_of_draws_of_a_mode_concerns_that_mode_only(whole, sensitive,
     other = checks.sensitivity(lambda: whole, paths=SIX, **SENSITIVITY | {"draws": draws})
     moved = (other["value"] - sensitive["value"]).abs().groupby(sensitive["mode"]).max()
     assert moved[changed] > 0.1
-    assert moved.drop(changed).item() == 0
+    assert moved.drop(changed).item() < 1e-6
 
 
 def test_ig_of_a_linear_network_accounts_for_every_mask_and_its_absolute_value_does_not():

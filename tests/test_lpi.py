@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from lib.attribution import Riemann, attribute
 from lib.digits import MEAN, STD, digits
 from lib.experiments import lpi
 from lib.experiments.recalibration import GAMES
@@ -109,6 +110,18 @@ def test_maps_do_not_depend_on_the_company(of, offline):
         alone = Subject(of.network, of.x[b : b + 1], of.target[b : b + 1], [image], of.pool, of.own[b : b + 1])
         for key, each in lpi.maps_at(alone, [1, 2], **offline).items():
             torch.testing.assert_close(each[0], together[key][b], rtol=1e-4, atol=1e-6, msg=str(key))
+
+
+def test_maps_of_a_shared_walk_are_those_of_a_walk_each(of, offline):
+    maps = lpi.maps_at(of, [1, 2], **offline) | lpi.ig_maps(of, [1, 2])
+    assert {key[:2] for key in maps} == {key[:2] for key in maps if key[2] == 1}
+    found = lpi.sets(of, **offline) | {("straight", "riemann_abs"): None, ("adversarial", "riemann_abs"): None}
+    for (path, rule), references in found.items():
+        for points in (1, 2):
+            rules = {"a": Riemann("left" if path == "adversarial" else "mean")}
+            way = lpi.walk_of(of, path, points, references=references)
+            alone = attribute(of.model, of.x, of.target, path=way, rules=rules, objective="logit")["a"].abs().sum(1)
+            torch.testing.assert_close(maps[path, rule, points, "corrected"], alone, rtol=1e-4, atol=1e-6)
 
 
 def test_evaluations_are_twenty_a_point_and_one_more_for_each_class_of_agi(of, offline):

@@ -49,7 +49,7 @@ def test_rows_are_tidy_and_complete(rows):
     assert set(corrected["path"]) == SIX | {"guided", "blur", "none"}
     assert set(corrected[corrected["path"] == "none"]["rule"]) == {*study.SINGLE_PASS, "random"}
     uniform = set(corrected[corrected["path"] == "uniform"]["rule"])
-    controls = {"relu", "point_abs", "random_mask", "masked", "weighted", "weighted_abs"}
+    controls = {"relu", "point_abs", "random_mask", "masked", "weighted_abs"}
     assert uniform == controls | {"riemann", "riemann_abs", study.BY_POINT, study.BY_REFERENCE}
     assert set(rows[rows["mode"] == "released"]["path"]) == SIX
     assert set(rows[rows["mode"] == "paper_era"]["path"]) == {"straight", "uniform", "noise", "dataset"}
@@ -79,6 +79,26 @@ def test_only_the_paths_that_are_asked_for(whole):
     maps = study.integral_maps(whole, "corrected", paths=["noise", "blur"], **CHOICE)
     assert {key[0] for key in maps} == {"noise", "blur"}
     assert {key[2] for key in maps} == {6}
+
+
+def test_only_the_rules_that_are_asked_for_and_the_same_maps(whole):
+    every = study.integral_maps(whole, "corrected", **CHOICE)
+    wanted = ["relu", "weighted_abs", study.BY_REFERENCE]
+    maps = study.integral_maps(whole, "corrected", rules=wanted, **CHOICE)
+    assert set(maps) == {key for key in every if key[1] in wanted}
+    for key, each in maps.items():
+        torch.testing.assert_close(each, every[key], msg=str(key))
+
+
+def test_images_without_a_score_are_not_shown_to_the_network(whole):
+    right, key = whole.answers()[1], ("none", "random", 0)
+    shown = []
+    hook = whole.model.register_forward_hook(lambda *args: shown.append(len(args[1][0])))
+    for mode, images in (("corrected", 5), ("released", 6)):
+        shown.clear()
+        study.scored(whole, {(*key, mode): torch.rand(6, 12, 12)}, unit="elements", right=right)
+        assert sum(shown) == images * (18 + 1)
+    hook.remove()
 
 
 def test_guided_and_blur_spend_as_much_as_the_others(whole):

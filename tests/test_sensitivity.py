@@ -146,6 +146,15 @@ def test_the_first_draws_of_many_are_those_of_few(crowd, fill):
     assert torch.equal(shown[10], shown[100][:10])
 
 
+def test_each_map_may_have_its_own_number_of_draws(crowd):
+    model, x, maps, target = crowd
+    asked = {**IDS, "fractions": (0.2, 0.6), **STATISTICS}
+    mixed = sensitivity_n(model, x, maps[:, [0, 1, 0]], target, draws=[10, 30, 30], **asked)
+    for m, (source, draws) in enumerate([(0, 10), (1, 30), (0, 30)]):
+        alone = sensitivity_n(model, x, maps[:, source : source + 1], target, draws=draws, **asked)
+        torch.testing.assert_close(mixed[:, m : m + 1], alone, rtol=0, atol=1e-12)
+
+
 def test_passes_are_shared_by_all_maps_and_batches_have_the_given_size(crowd):
     model, x, maps, target = crowd
     before = [tensor.clone() for tensor in (x, maps, target)]
@@ -190,6 +199,7 @@ def test_an_image_hidden_whole_takes_the_mean_colour():
     "change, message",
     [
         ({"draws": 2}, "draws is 2; give 3 or more"),
+        ({"draws": [10, 5, 5]}, "draws has 3 numbers; give one, or one for each of 2 maps"),
         ({"fill": "blur"}, "fill 'blur' is unknown; choose one of zero, random, mean"),
         ({"images": ["a", "b"]}, "images names 2 ids; give one for each of the 3 images"),
         ({"fractions": (0.0, 0.5)}, r"fractions are \(0.0, 0.5\); give one or more between 0 and 1"),

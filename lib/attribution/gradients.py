@@ -38,16 +38,15 @@ def smoothgrad(
     images: list[str],
     samples: int = 10,
     sigma: float = 0.15,
-    square: bool = False,
     seed: int = 0,
     objective: str = "logit",
     budget: int | None = None,
-) -> Tensor:
-    """SmoothGrad: mean over n of dF/dx at x + e_n (Smilkov et al., 2017); (B, C, H, W), signed.
+) -> tuple[Tensor, Tensor]:
+    """SmoothGrad, the mean over n of dF/dx at x + e_n (Smilkov et al., 2017), signed, and SmoothGrad-Squared, that of
+    its square (Hooker et al., 2019), never negative; (B, C, H, W) each, from the same gradients.
 
     e_n ~ N(0, (sigma (max x - min x))^2), the range being that of each image over pixels and channels; noisy
-    images are not clamped. `square`: the mean of squared gradients instead (SmoothGrad-Squared, Hooker et al.,
-    2019), never negative. images: the ids that seed each image's noise. Memory does not grow with `samples`.
+    images are not clamped. images: the ids that seed each image's noise. Memory does not grow with `samples`.
     Raises InputError for fewer than 1 sample, ids that do not match x, and a gradient that is not finite.
     Differs from the released code: the range of each image in pixel space, not of the normalised batch
     (AR:smooth_grad.py:61), so that a map does not depend on its batch mates.
@@ -60,13 +59,14 @@ def smoothgrad(
     scale = sigma * (high - low).view(-1, 1, 1, 1)
     probe = Probe(model, target, objective, budget)
     together = probe.together(x)
-    total = torch.zeros_like(x)
+    total, squares = torch.zeros_like(x), torch.zeros_like(x)
     for start in range(0, samples, together):
         draws = range(start, min(start + together, samples))
         _, gradients = probe(torch.stack([x + scale * _noise(x, images, seed, draw) for draw in draws]))
         for gradient in gradients:  # one by one, so that the order of the sum does not depend on the budget
-            total += gradient.square() if square else gradient
-    return total / samples
+            total += gradient
+            squares += gradient.square()
+    return total / samples, squares / samples
 
 
 def gradcam(model, x: Tensor, target: Tensor, *, objective: str = "logit") -> Tensor:

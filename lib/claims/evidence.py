@@ -88,7 +88,8 @@ def _compare(test: dict, scores: pd.DataFrame, protocol: str) -> Evidence:
     table["unit"] = table["cell"] if test.get("every", True) else "all cells"
     table["gain"] = table["difference"] * (1 if test["direction"] == "greater" else -1)
     usable = table.dropna(subset="difference")
-    unusable = [f"usable images for {cell}" for cell in table["cell"].unique() if cell not in set(usable["cell"])]
+    judged = set(usable["cell"])
+    unusable = [f"usable images for {cell}" for cell in table["cell"].unique() if cell not in judged]
     lacking = absent_from(scores, sides[0]) + unusable
     if table.empty:  # only `change` can leave nothing of what both sides have
         lacking = [f"two values of {test['change']} to compare"]

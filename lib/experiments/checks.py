@@ -1,6 +1,6 @@
 """Sensitivity-n and the sanity checks of the re-calibration study, for one unit of images."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,13 +13,14 @@ from lib.experiments.scores import Key, score_rows
 from lib.experiments.subjects import DIGITS, Subject
 from lib.folding import prepare
 from lib.metrics.diffid import RATIOS
-from lib.metrics.sanity import randomised, similarities, stages
+from lib.metrics.sanity import Described, compared, described, randomised, stages
 from lib.metrics.sensitivity import sensitivity_n
 from lib.models import best_device, load_network
 from lib.training import digit_network
 
 NO_STAGE = "-"  # of rows that belong to no stage; a table's empty text would be read back as missing
-SCORED = ("riemann", "riemann_abs", BY_POINT, BY_REFERENCE, "point_abs", "relu")
+COMPARED = ("riemann", "riemann_abs", BY_POINT, BY_REFERENCE)
+SCORED = (*COMPARED, "point_abs", "relu")
 
 
 def sensitivity(
@@ -37,18 +38,17 @@ def sensitivity(
     draws: {mode: masks at each share}, 10 as released; a mode's maps are judged by its own number.
     """
     of = load()
+    choice = {"points": points, "references": references, "seed": seed, "paths": paths, "rules": SCORED}
+    maps = {key: each for mode in draws for key, each in integral_maps(of, mode, **choice).items()}
+    ranking = torch.stack(list(maps.values()), 1)
+    asked = {"images": of.images, "draws": [draws[mode] for *_, mode in maps], "seed": seed}
+    asked |= {"mean": of.network.mean, "std": of.network.std}
     rows = []
-    for mode, count in draws.items():
-        maps = integral_maps(of, mode, points=points, references=references, seed=seed, paths=paths)
-        maps = {key: each for key, each in maps.items() if key[1] in SCORED}
-        ranking = torch.stack(list(maps.values()), 1)
-        for fill in fills:
-            statistics = {"mean": of.network.mean, "std": of.network.std}
-            asked = {"images": of.images, "draws": count, "fill": fill, "seed": seed, **statistics}
-            found = sensitivity_n(of.model, of.x, ranking, of.target, **asked)
-            for place, fraction in enumerate(RATIOS):
-                for row in score_rows(of.items, maps, f"sensitivity_{fill}", found[..., place]):
-                    rows.append(row | {"fraction": fraction})
+    for fill in fills:
+        found = sensitivity_n(of.model, of.x, ranking, of.target, fill=fill, **asked)
+        for place, fraction in enumerate(RATIOS):
+            for row in score_rows(of.items, maps, f"sensitivity_{fill}", found[..., place]):
+                rows.append(row | {"fraction": fraction})
     return pd.DataFrame(rows).drop(columns="curve").assign(model=of.network.name)
 
 
@@ -72,7 +72,7 @@ def sanity(
     """
     of = load()
     choice = {"points": points, "references": references, "paths": paths, "seed": seed}
-    original = _maps(of, of.model, choice)
+    original = {key: described(each) for key, each in _maps(of, of.model, choice).items()}
     cascade, rows = [], []
     for stage, model in _cascade(of, weights, seed):
         found = _compared(of, original, model, choice)
@@ -113,16 +113,15 @@ def _cascade(of: Subject, weights: str, seed: int) -> Iterator[tuple[str, nn.Mod
 def _maps(of: Subject, model: nn.Module, choice: dict) -> dict[Key, Tensor]:
     """The maps that are compared, of a network that need not be the subject's own, for the same images and classes."""
     other = replace(of, network=replace(of.network, model=model))
-    maps = integral_maps(other, "corrected", **choice)
-    return {key: each for key, each in maps.items() if key[1] in ("riemann", "riemann_abs", BY_POINT, BY_REFERENCE)}
+    return integral_maps(other, "corrected", rules=COMPARED, **choice)
 
 
-def _compared(of: Subject, original: dict[Key, Tensor], model: nn.Module, choice: dict) -> dict[str, Tensor]:
+def _compared(of: Subject, original: dict[Key, Described], model: nn.Module, choice: dict) -> dict[str, Tensor]:
     """{metric: similarity (B, M)} of the original's maps and those of another network for the same classes."""
     maps = _maps(of, model, choice)
-    both = [similarities(each, maps[key]) for key, each in original.items()]
+    both = [compared(each, described(maps[key])) for key, each in original.items()]
     return {metric: torch.stack([found[metric] for found in both], 1) for metric in both[0]}
 
 
-def _rows(of: Subject, maps: dict[Key, Tensor], found: dict[str, Tensor]) -> list[dict]:
+def _rows(of: Subject, maps: Iterable[Key], found: dict[str, Tensor]) -> list[dict]:
     return [row for metric, values in found.items() for row in score_rows(of.items, maps, metric, values)]

@@ -10,9 +10,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from lib.attribution import Adversarial, Lines, Recalibrated, Riemann, attribute
+from lib.attribution import Adversarial, Lines, Node, Recalibrated, Riemann, attribute, walk
 from lib.attribution.adversarial import other_classes
 from lib.attribution.gradients import random_maps
+from lib.attribution.lines import share_of
 from lib.attribution.local import LocalReferences, cached_local_references, logits_of, random_densities
 from lib.attribution.references import FromPool, Single
 from lib.digits import Digits, digits
@@ -24,6 +25,7 @@ from lib.provenance import unit_key
 from lib.training import digit_cnn, digit_network, fit
 
 REFERENCES = 20  # of each image; one point on each is 20 evaluations, as in the paper
+OTHER_DENSITIES = ("random_density", "equal_density")  # LPI with these has the references that it has with its own
 FRACTIONS = (0.1, 0.3, 0.5, 0.7, 0.9)  # of the pixels removed before retraining
 
 
@@ -63,23 +65,50 @@ def walk_of(of: Subject, path: str, points: int, *, references: FromPool | None 
     return Lines(references, points, "uniform", images=of.images, seed=seed)
 
 
+def ig_maps(of: Subject, sweep: list[int]) -> dict[Key, Tensor]:
+    """{(path, rule, points, mode): sums of absolute values (B, H, W)} of IG, in which nothing is drawn."""
+    asked = {"rules": {"a": Riemann("mean")}, "objective": "logit"}
+    found = {
+        points: attribute(of.model, of.x, of.target, path=walk_of(of, "straight", points), **asked) for points in sweep
+    }
+    return {("straight", "riemann_abs", points, "corrected"): each["a"].abs().sum(1) for points, each in found.items()}
+
+
 def maps_at(of: Subject, sweep: list[int], *, clusters: int, cache: Path, seed: int = 0) -> dict[Key, Tensor]:
-    """{(path, rule, points, mode): sums of absolute values (B, H, W)} of every method at every number of points."""
-    maps: dict[Key, Tensor] = {}
-    asked = (of.model, of.x, of.target)
-    for points in sweep:
-        for path, rule in (("straight", Riemann("mean")), ("adversarial", Riemann("left"))):
-            way = walk_of(of, path, points, seed=seed)
-            result = attribute(*asked, path=way, rules={"a": rule}, objective="logit")
-            maps[path, "riemann_abs", points, "corrected"] = result["a"].abs().sum(1)
-    for (path, name), references in sets(of, clusters=clusters, cache=cache, seed=seed).items():
-        way = walk_of(of, path, max(sweep), references=references, seed=seed)
-        rules = {name: Riemann("mean")} | ({BY_POINT: Recalibrated()} if name in ("density", "riemann_abs") else {})
-        result = attribute(*asked, path=way, rules=rules, steps=sweep, objective="logit")
-        for points in sweep:
-            for rule in rules:
-                maps[path, rule, points, "corrected"] = result[rule, points].abs().sum(1)
+    """The same of every other method at every number of points."""
+    maps = {("adversarial", "riemann_abs", points, "corrected"): each for points, each in _agi(of, sweep, seed)}
+    found = sets(of, clusters=clusters, cache=cache, seed=seed)
+    near = {name: references.weights for (path, name), references in found.items() if name in OTHER_DENSITIES}
+    for path, name in (("dataset", "riemann_abs"), ("local", "density"), ("local", "one_cluster")):
+        rules = {name: Riemann("mean")} | ({BY_POINT: Recalibrated()} if name != "one_cluster" else {})
+        if name == "density":
+            rules |= {other: _reweighted(weights) for other, weights in near.items()}
+        way = walk_of(of, path, max(sweep), references=found[path, name], seed=seed)
+        result = attribute(of.model, of.x, of.target, path=way, rules=rules, steps=sweep, objective="logit")
+        for rule, points in result.sums:
+            maps[path, rule, points, "corrected"] = result[rule, points].abs().sum(1)
     return maps
+
+
+def _agi(of: Subject, sweep: list[int], seed: int) -> Iterator[tuple[int, Tensor]]:
+    """AGI at every number of target classes from one walk: the classes of few are the first of many."""
+    way = walk_of(of, "adversarial", max(sweep), seed=seed)
+    total = torch.zeros_like(of.x)
+    for node in walk(of.model, way, of.x, of.target, objective="logit"):
+        total = total + node.grad * node.dx
+        points = node.line + 1
+        if points in sweep and node.index == REFERENCES - 1:
+            yield points, total.abs().sum(1) * max(sweep) / points
+
+
+def _reweighted(weights: Tensor | None) -> Callable:
+    """LPI's rule with other densities (B, R) than its walk has, None for equal ones: the gradients are the same."""
+
+    def rule(node: Node, following: Node | None) -> Tensor:
+        density = 1 / REFERENCES if weights is None else weights[:, node.line]
+        return node.grad * node.dx * share_of(density / node.weight)
+
+    return rule
 
 
 def benchmark(
@@ -89,15 +118,16 @@ def benchmark(
     of = load()
     right = of.answers()[1]
     parts = []
+    plain = ig_maps(of, sweep)
     for seed in seeds:
-        maps = maps_at(of, sweep, clusters=clusters, cache=cache, seed=seed)
+        maps = plain | maps_at(of, sweep, clusters=clusters, cache=cache, seed=seed)
         maps["none", "random", 0, "corrected"] = random_maps(of.images, of.x.shape[2:], seed=seed).to(of.x)
         rows = pd.DataFrame(scored(of, maps, unit="elements", right=right))
         parts.append(rows.assign(seed=seed))
     table = pd.concat(parts, ignore_index=True).assign(model=of.network.name)
-    plain = table[(table["path"] == "straight") & (table["metric"] == "diffid_logit") & (table["seed"] == seeds[0])]
-    few, many = (plain[plain["steps"] == steps].set_index("image")["value"] for steps in (min(sweep), max(sweep)))
-    gain = plain[plain["steps"] == max(sweep)].assign(metric="diffid_gain", curve=None)
+    ig = table[(table["path"] == "straight") & (table["metric"] == "diffid_logit") & (table["seed"] == seeds[0])]
+    few, many = (ig[ig["steps"] == steps].set_index("image")["value"] for steps in (min(sweep), max(sweep)))
+    gain = ig[ig["steps"] == max(sweep)].assign(metric="diffid_gain", curve=None)
     gain["value"] = gain["image"].map(many - few)
     return pd.concat([table, gain], ignore_index=True)
 

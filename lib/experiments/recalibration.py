@@ -9,7 +9,7 @@ Three parameter sets of one implementation:
                 the distance travelled; single-reference IG divided by the number of negative points
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from itertools import groupby
 
 import pandas as pd
@@ -34,13 +34,14 @@ from lib.attribution.adversarial import other_classes
 from lib.attribution.references import NoisyCopies, Single, UniformNoise
 from lib.experiments.scores import Key, score_rows
 from lib.experiments.subjects import Subject
-from lib.metrics.diffid import DiffID, area, diffid
+from lib.metrics.diffid import RATIOS, DiffID, area, diffid
 
 MODES = ("corrected", "released", "paper_era")
 SINGLE_PASS = ("gradient", "input_x_gradient", "smoothgrad", "smoothgrad_squared", "gradcam", "fullgrad")
 GAMES = ("diffid_logit", "diffid_accuracy", "deletion_logit", "deletion_accuracy", "insertion_logit")
 BY_POINT = "recalibrated_point"
 BY_REFERENCE = "recalibrated_reference"
+DERIVED = {"riemann_abs": "riemann", "relu": "riemann", "weighted_abs": "weighted"}  # maps made of another rule's
 
 Walk = tuple[str, object, Mapping[str, Callable]]
 
@@ -123,36 +124,41 @@ def _targets(of: Subject, count: int, seed: int, *, released: bool = False) -> T
     return other_classes(of.target, classes, count, images=of.images, seed=seed, released=released)
 
 
-def integral_maps(of: Subject, mode: str, *, points: int, references: int, **choice) -> dict[Key, Tensor]:
+def integral_maps(
+    of: Subject, mode: str, *, points: int, references: int, rules: Collection[str] = (), **choice
+) -> dict[Key, Tensor]:
     """The pixel maps (B, H, W) of every walk of a mode: {(path, rule, steps, mode): sum over channels}.
 
     Of the plain map also the sum of its absolute values and of its positive part. Maps that carry a sign without being
-    meant to (a random mask, a weight) are given as sums of absolute values too.
+    meant to (a random mask, a weight) are given as sums of absolute values only. rules: only these maps, if any.
     """
     maps, steps = {}, points * references
+    needed = {DERIVED.get(rule, rule) for rule in rules}
     found = walks(of, mode, points=points, references=references, **choice)
     for path, group in groupby(found, key=lambda walk: walk[1]):  # IG-SQ shares IG-SG's nodes
-        rules = {(name, rule): each for name, _, named in group for rule, each in named.items()}
-        result = attribute(of.model, of.x, of.target, path=path, rules=rules, objective="logit")
-        for name, rule in rules:
+        named = [(name, rule, each) for name, _, known in group for rule, each in known.items()]
+        chosen = {(name, rule): each for name, rule, each in named if not rules or rule in needed}
+        result = attribute(of.model, of.x, of.target, path=path, rules=chosen, objective="logit")
+        for name, rule in chosen:
             each = result[name, rule]
-            maps[name, rule, steps, mode] = each.abs().sum(1) if rule == "random_mask" else each.sum(1)
+            if rule != "weighted":
+                maps[name, rule, steps, mode] = each.abs().sum(1) if rule == "random_mask" else each.sum(1)
             if rule in ("riemann", "weighted"):
                 maps[name, f"{rule}_abs", steps, mode] = each.abs().sum(1)
             if rule == "riemann" and mode == "corrected":
                 maps[name, "relu", steps, mode] = each.clamp(min=0).sum(1)
-    return maps
+    return {key: each for key, each in maps.items() if not rules or key[1] in rules}
 
 
 def single_pass_maps(of: Subject, *, samples: int, seed: int = 0) -> dict[Key, Tensor]:
     """The maps (B, H, W) of the baselines without a path, under path "none"; signed ones as sums of absolute values."""
     asked = (of.model, of.x, of.target)
-    noise = {"images": of.images, "samples": samples, "seed": seed}
+    smooth, squared = gradients.smoothgrad(*asked, images=of.images, samples=samples, seed=seed)
     maps = {
         "gradient": gradients.input_gradient(*asked).abs().sum(1),
         "input_x_gradient": gradients.input_x_gradient(*asked).abs().sum(1),
-        "smoothgrad": gradients.smoothgrad(*asked, **noise).abs().sum(1),
-        "smoothgrad_squared": gradients.smoothgrad(*asked, **noise, square=True).sum(1),
+        "smoothgrad": smooth.abs().sum(1),
+        "smoothgrad_squared": squared.sum(1),
         "gradcam": gradients.gradcam(*asked),
         "fullgrad": gradients.fullgrad(*asked),
         "random": gradients.random_maps(of.images, of.x.shape[2:], seed=seed).to(of.x),
@@ -162,20 +168,23 @@ def single_pass_maps(of: Subject, *, samples: int, seed: int = 0) -> dict[Key, T
 
 
 def scored(of: Subject, maps: Mapping[Key, Tensor], *, unit: str, right: Tensor) -> list[dict]:
-    """Rows of the removal games of some maps: the area of each, and its curve.
+    """Rows of the removal games of some maps of one mode: the area of each, and its curve.
 
     Corrected scores are of correctly classified images only (the others are NaN and counted as excluded): a ratio to a
     logit of a class that the network does not see means nothing. The released ones are of all images.
     """
     if not maps:
         return []
-    network = of.network
-    ranking = torch.stack(list(maps.values()), 1)
-    game = diffid(of.model, of.x, ranking, of.target, unit=unit, mean=network.mean, std=network.std)
-    left_out = torch.tensor([[key[3] == "corrected" and not kept for key in maps] for kept in right.tolist()])
+    network, corrected = of.network, any(key[3] == "corrected" for key in maps)
+    judged = right if corrected else torch.ones_like(right)
+    curves = torch.full((len(GAMES), len(right), len(maps), len(RATIOS)), torch.nan, dtype=torch.float64)
+    if judged.any():
+        ranking = torch.stack(list(maps.values()), 1)[judged]
+        statistics = {"mean": network.mean, "std": network.std}
+        game = diffid(of.model, of.x[judged], ranking, of.target[judged], unit=unit, **statistics)
+        curves[:, judged.cpu()] = torch.stack([getattr(game, metric) for metric in GAMES])
     rows = []
-    for metric in GAMES:
-        curve = getattr(game, metric).masked_fill(left_out[..., None], torch.nan)
+    for metric, curve in zip(GAMES, curves, strict=True):
         rows += score_rows(of.items, maps, metric, area(curve), curve)
     return rows
 
@@ -210,8 +219,9 @@ def perturbation(
 
 def example(of: Subject, *, points: int, references: int, seed: int = 0) -> dict[str, dict[str, Tensor]]:
     """The three rows of the paper's Fig. 1: {row: {path: signed, absolute or re-calibrated maps (B, H, W)}}."""
-    maps = integral_maps(of, "corrected", points=points, references=references, seed=seed)
     rows = {"signed": "riemann", "absolute": "riemann_abs", "re-calibrated": BY_POINT}
+    asked = {"points": points, "references": references, "rules": [*rows.values()], "seed": seed}
+    maps = integral_maps(of, "corrected", **asked)
     return {
         row: {path: each for (path, named, _, _), each in maps.items() if named == rule} for row, rule in rows.items()
     }

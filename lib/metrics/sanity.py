@@ -1,6 +1,7 @@
 """Sanity checks: does a map change when the network it explains is taken apart? (Adebayo et al., 2018)"""
 
 from copy import deepcopy
+from dataclasses import dataclass
 
 import torch
 from skimage.feature import hog
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from lib import InputError, nearest
 from lib.attribution.seeds import image_generator
-from lib.metrics.stability import spearman
+from lib.metrics.stability import centred_ranks, comparable, rank_correlation
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 SMALLEST = 7  # pixels: the window of the structural similarity
@@ -28,17 +29,46 @@ def similarities(a: Tensor, b: Tensor) -> dict[str, Tensor]:
     Raises InputError for shapes that differ, maps under 7 x 7 pixels and scores that are not finite.
     Differs from the released code: there is none; it stores the maps (AR:main.py:328).
     """
-    signed = spearman(a, b)
-    if min(a.shape[1:]) < SMALLEST:
-        raise InputError(f"the maps have {a.shape[1]} x {a.shape[2]} pixels; give at least {SMALLEST} x {SMALLEST}")
-    a, b = (maps.detach().cpu().double().abs() for maps in (a, b))
-    pairs = [(_unit(p), _unit(q)) for p, q in zip(a, b, strict=True)]
-    return {
-        "spearman": signed,
-        "spearman_abs": spearman(a, b),
-        "ssim": _each(_ssim, pairs),
-        "hog": _each(_hog, pairs),
-    }
+    comparable(a, b)
+    return compared(described(a), described(b))
+
+
+@dataclass(frozen=True)
+class Described:
+    """What `similarities` needs to know of maps (N, H, W): made once, whatever they are compared with.
+
+    ranks, ranks_abs (N, HW): centred ranks of scores and of |scores|; scaled (N, H, W): |scores| in [0, 1]; edges
+    (N, F): histograms of oriented gradients of these. Rows of scaled and edges are NaN where a map is constant.
+    """
+
+    ranks: Tensor
+    ranks_abs: Tensor
+    scaled: Tensor
+    edges: Tensor
+
+
+def described(maps: Tensor) -> Described:
+    """`Described` of maps (N, H, W). Raises InputError as `similarities` does."""
+    if min(maps.shape[1:]) < SMALLEST:
+        size = f"{maps.shape[1]} x {maps.shape[2]}"
+        raise InputError(f"the maps have {size} pixels; give at least {SMALLEST} x {SMALLEST}")
+    rows, _ = comparable(maps, maps)
+    ranks = centred_ranks(rows)
+    scaled = torch.stack([_unit(each) for each in rows.abs().view(maps.shape)])
+    edges = torch.stack([_edges(each) for each in scaled])
+    return Described(ranks, ranks if (rows >= 0).all() else centred_ranks(rows.abs()), scaled, edges)
+
+
+def compared(a: Described, b: Described) -> dict[str, Tensor]:
+    """The `similarities` of two stacks of maps that are described already."""
+    defined = ~(a.edges.isnan().any(1) | b.edges.isnan().any(1))
+    ssim, hogs = torch.full((2, len(defined)), torch.nan, dtype=torch.float64)
+    for row in defined.nonzero().flatten().tolist():
+        p, q = a.scaled[row].numpy(), b.scaled[row].numpy()
+        ssim[row] = structural_similarity(p, q, win_size=SMALLEST, data_range=1.0)
+        hogs[row] = torch.corrcoef(torch.stack([a.edges[row], b.edges[row]]))[0, 1]
+    ranks = rank_correlation(a.ranks, b.ranks), rank_correlation(a.ranks_abs, b.ranks_abs)
+    return {"spearman": ranks[0], "spearman_abs": ranks[1], "ssim": ssim, "hog": hogs}
 
 
 def stages(model: nn.Module) -> list[str]:
@@ -113,17 +143,7 @@ def _unit(scores: Tensor) -> Tensor:
     return (scores - low) / (high - low)
 
 
-def _each(measure, pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
-    constant = [p.isnan().any() or q.isnan().any() for p, q in pairs]
-    values = [torch.nan if skip else measure(p, q) for skip, (p, q) in zip(constant, pairs, strict=True)]
-    return torch.tensor(values, dtype=torch.float64)
-
-
-def _ssim(p: Tensor, q: Tensor) -> float:
-    return structural_similarity(p.numpy(), q.numpy(), win_size=SMALLEST, data_range=1.0)
-
-
-def _hog(p: Tensor, q: Tensor) -> float:
-    cell = min(16, min(p.shape) // 4)
-    features = [torch.from_numpy(hog(scores.numpy(), pixels_per_cell=(cell, cell))) for scores in (p, q)]
-    return torch.corrcoef(torch.stack(features))[0, 1].item()
+def _edges(scaled: Tensor) -> Tensor:
+    """Histograms of oriented gradients of a map (H, W) as one row."""
+    cell = min(16, min(scaled.shape) // 4)
+    return torch.from_numpy(hog(scaled.numpy(), pixels_per_cell=(cell, cell)))

@@ -1,5 +1,7 @@
 """Sensitivity-n: whether a map's scores add up to the change of the logit when their pixels are masked."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -20,7 +22,7 @@ def sensitivity_n(
     target: Tensor,
     *,
     images: list[str],
-    draws: int = 100,
+    draws: int | Sequence[int] = 100,
     fractions: tuple = RATIOS,
     fill: str = "zero",
     mean: tuple | None = None,
@@ -33,11 +35,11 @@ def sensitivity_n(
     r(q) = corr_d(Σ_i m_di A_i, f_y(x) - f_y(x masked by m_d)), Pearson's, m_di ~ Bernoulli(q) for pixel i.
 
     x (B, C, H, W) in [0, 1]; ranking (B, M, H, W): M maps A of each image, of which the values count and not
-    only the order; target (B,); images: the id of each image, from which its masks are drawn; fractions q in
-    (0, 1); mean, std: the network's statistics per channel (None: 0 and 1). Returns (B, M, K) in [-1, 1],
-    float64, on the CPU; NaN where a map's sums or the changes are the same in every draw. All maps of an image
-    share its masks: `draws` K + 1 images per image, at most `batch` in a forward pass. The first masks of many
-    draws are those of few, and all fills have the same.
+    only the order; target (B,); images: the id of each image, from which its masks are drawn; draws: how many at each
+    fraction, one number or one for each map; fractions q in (0, 1); mean, std: the network's statistics per
+    channel (None: 0 and 1). Returns (B, M, K) in [-1, 1], float64, on the CPU; NaN where a map's sums or the changes
+    are the same in every draw. All maps of an image share its masks: max(draws) K + 1 images per image, at most
+    `batch` in a forward pass. The first masks of many draws are those of few, and all fills have the same.
 
     All channels of a masked pixel take the fill, in z = (x - mean) / std: "zero": 0, the mean colour (black
     without statistics); "random": a number in [0, 1) for each channel; "mean": the mean of z over the pixels
@@ -50,10 +52,12 @@ def sensitivity_n(
     pixels of the whole batch (AR:evaluator.py:247).
     """
     pixel_order(x, ranking, target)  # for what it refuses
-    _refuse(len(x), images, draws, fractions, fill)
+    counts = torch.tensor([draws] * ranking.shape[1] if isinstance(draws, int) else draws)  # (M,)
+    _refuse(ranking, images, counts, fractions, fill)
+    most = int(counts.max())
     mean, std = channel_statistics(mean, std, x)
     batch, target = batch or default_budget(x), target.to(x.device)
-    work = torch.arange(len(fractions)).repeat_interleave(draws)
+    work = torch.arange(len(fractions)).repeat_interleave(most)
     result = []
     for image, maps, y, name in zip(x, ranking, target[:, None], images, strict=True):
         z, scores = (image - mean) / std, maps.to(x.device).double().flatten(1)
@@ -70,15 +74,21 @@ def sensitivity_n(
             logits.append(answers[:, 0])
             sums.append((masked.flatten(1).double() @ scores.T).cpu())
         change = logit_and_hit(model, image[None], y)[:, 0] - torch.cat(logits)
-        result.append(_pearson(torch.cat(sums).view(-1, draws, len(maps)), change.view(-1, draws, 1)).T)
+        total, change = torch.cat(sums).view(-1, most, len(maps)), change.view(-1, most, 1)
+        r = total.new_empty(len(maps), len(fractions))
+        for count in counts.unique():
+            r[counts == count] = _pearson(total[:, :count, counts == count], change[:, :count]).T
+        result.append(r)
     return torch.stack(result)
 
 
-def _refuse(count: int, images: list[str], draws: int, fractions: tuple, fill: str) -> None:
-    if len(images) != count:
-        raise InputError(f"images names {len(images)} ids; give one for each of the {count} images")
-    if draws < 3:
-        raise InputError(f"draws is {draws}; give 3 or more (100 here, 10 in the released code)")
+def _refuse(ranking: Tensor, images: list[str], counts: Tensor, fractions: tuple, fill: str) -> None:
+    if len(images) != len(ranking):
+        raise InputError(f"images names {len(images)} ids; give one for each of the {len(ranking)} images")
+    if len(counts) != ranking.shape[1]:
+        raise InputError(f"draws has {len(counts)} numbers; give one, or one for each of {ranking.shape[1]} maps")
+    if counts.min() < 3:
+        raise InputError(f"draws is {int(counts.min())}; give 3 or more (100 here, 10 in the released code)")
     if not fractions or not all(0 < q < 1 for q in fractions):
         raise InputError(f"fractions are {tuple(fractions)}; give one or more between 0 and 1, such as {RATIOS}")
     if fill not in FILLS:

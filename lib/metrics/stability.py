@@ -29,7 +29,7 @@ def mse_signed(a: Tensor, b: Tensor) -> Tensor:
     The released measure (TMLR code script_lossy.py:68-74). Unbounded: a map whose positive and negative parts
     nearly cancel is divided by nearly nothing. NaN where a sum is exactly 0.
     """
-    a, b = _rows(a, b)
+    a, b = comparable(a, b)
     return _mse(a, b, a.sum(1), b.sum(1))
 
 
@@ -38,7 +38,7 @@ def mse_l1(a: Tensor, b: Tensor) -> Tensor:
 
     NaN for a map of zeros.
     """
-    a, b = _rows(a, b)
+    a, b = comparable(a, b)
     return _mse(a, b, a.abs().sum(1), b.abs().sum(1))
 
 
@@ -47,8 +47,17 @@ def spearman(a: Tensor, b: Tensor) -> Tensor:
 
     NaN where a map is constant.
     """
-    ranks = [torch.from_numpy(rankdata(rows.numpy(), axis=1)) for rows in _rows(a, b)]
-    p, q = (rank - rank.mean(1, keepdim=True) for rank in ranks)
+    return rank_correlation(*map(centred_ranks, comparable(a, b)))
+
+
+def centred_ranks(rows: Tensor) -> Tensor:
+    """Each row's ranks, ties given their average, minus the row's mean rank: (N, P) on the CPU -> (N, P), float64."""
+    ranks = torch.from_numpy(rankdata(rows.numpy(), axis=1))
+    return ranks - ranks.mean(1, keepdim=True)
+
+
+def rank_correlation(p: Tensor, q: Tensor) -> Tensor:
+    """Correlation of `centred_ranks` (N, P) with others: (N,), NaN for ranks that are all equal."""
     return (p * q).sum(1) / (p.square().sum(1) * q.square().sum(1)).sqrt()
 
 
@@ -58,7 +67,7 @@ def topk_overlap(a: Tensor, b: Tensor, *, k: int) -> Tensor:
     Of equal scores the smaller row-major index counts as higher. Two unrelated maps share k / HW on average.
     Raises InputError unless 1 <= k <= HW.
     """
-    a, b = _rows(a, b)
+    a, b = comparable(a, b)
     if not 1 <= k <= a.shape[1]:
         raise InputError(f"k is {k}; give a number of pixels from 1 to {a.shape[1]}")
     tops = [rows.argsort(dim=1, descending=True, stable=True)[:, :k] for rows in (a, b)]
@@ -71,7 +80,8 @@ def _mse(a: Tensor, b: Tensor, size_a: Tensor, size_b: Tensor) -> Tensor:
     return difference.square().mean(1).where((size_a != 0) & (size_b != 0), torch.nan)
 
 
-def _rows(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+def comparable(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Two equal stacks of maps (N, H, W) as rows (N, HW), float64 on the CPU; InputError where they are not finite."""
     if a.ndim != 3 or a.shape != b.shape:
         raise InputError(f"the maps have shapes {tuple(a.shape)} and {tuple(b.shape)}; give two equal shapes (N, H, W)")
     for name, maps in (("first", a), ("second", b)):
