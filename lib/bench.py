@@ -4,6 +4,7 @@ import argparse
 import subprocess
 import sys
 from collections.abc import Callable
+from copy import deepcopy
 from functools import cache, partial
 from pathlib import Path
 from time import perf_counter
@@ -15,11 +16,16 @@ import torch
 from lib import ROOT, InputError
 from lib.attribution import IDGI, Blur, Guided, Lines, Recalibrated, Riemann, SquaredGradient, Straight, attribute
 from lib.attribution.evaluate import default_budget, values_and_gradients
+from lib.attribution.homogeneity import x_gradient
 from lib.attribution.references import NoisyCopies
 from lib.data import load_image, photographs
+from lib.digits import digits
+from lib.experiments import xdnn
 from lib.metrics.diffid import diffid
-from lib.models import load_network
+from lib.metrics.masks import FRACTIONS, backdrop, masks
+from lib.models import best_device, load_network
 from lib.provenance import footprint, write_atomically
+from lib.training import digit_cnn
 
 STEPS = 128
 RECALIBRATED = {
@@ -117,6 +123,50 @@ def removal(runs: int, *, images: int) -> list[tuple[float, float]]:
     return alternate(partial(diffid, model, x, ranking, target), peer, runs)
 
 
+@cache
+def untrained(name: str, images: int):
+    """X-AlexNet with photographs, or the digit network without biases with digits, both as they are initialised."""
+    if name == "X-AlexNet":
+        units = xdnn.untrained_units("alexnet", images="packaged", limit=images, group=images)["x"]
+        of = next(iter(units.values()))()
+        return of.model, of.x, of.target
+    test, device = digits("test").take(slice(images)), best_device()
+    return digit_cnn(bias=False).eval().requires_grad_(False).to(device), test.x.to(device), test.y.to(device)
+
+
+def single_pass(runs: int, *, images: int) -> list[tuple[float, float]]:
+    """Seconds of X-Gradient on X-AlexNet, and of one forward and backward pass."""
+    model, x, target = untrained("X-AlexNet", images)
+    return alternate(partial(x_gradient, model, x, target), bare(model, x, target, 1), runs)
+
+
+def mask_games(runs: int, *, name: str, images: int) -> list[tuple[float, float]]:
+    """Seconds of the mask games of one map of each image, and of the released code's schedule."""
+    model, x, target = untrained(name, images)
+    ranking = torch.randn(images, 1, *x.shape[2:], generator=torch.Generator().manual_seed(0)).to(x)
+    theirs = partial(_released_schedule, deepcopy(model).requires_grad_(), x, ranking[:, 0], target)
+    return alternate(partial(masks, model, x, ranking, target, kernel="released"), theirs, runs)
+
+
+def _released_schedule(model, x, scores, target):
+    """attribution_metrics.py:172-336 in plain words: mask by mask, image by image, one graph for a batch of two."""
+    blurred = backdrop(x, kernel="released")
+    for start in range(0, len(x), 2):
+        shown = []
+        for image in range(start, min(start + 2, len(x))):
+            for order in (scores[image], -scores[image], scores[image].abs()):
+                positive = order.clamp(min=0).flatten()
+                ranked = positive.argsort(descending=True)[: int((positive > 0).sum())]
+                for fraction in FRACTIONS:
+                    k = min(int(fraction * positive.numel()), len(ranked))
+                    for chosen in (ranked[:k], ranked[len(ranked) - k :]):
+                        mask = torch.zeros_like(positive)
+                        mask[chosen] = 1
+                        mask = mask.view(order.shape)
+                        shown.append(mask * x[image] + (1 - mask) * blurred[image])
+        model(torch.stack(shown)).argmax(1)
+
+
 def sweep(steps: int) -> tuple[int, ...]:
     return tuple(n for n in SWEEP if steps % n == 0)
 
@@ -155,6 +205,12 @@ def cases(steps: int = STEPS) -> dict[str, Callable]:
             many
         )
         found[f"DiffID of a map; {images} images; seconds against 18 forward passes"] = partial(removal, images=images)
+        found[f"X-Gradient on X-AlexNet; {images} images; seconds against one pass"] = partial(
+            single_pass, images=images
+        )
+    for network, images in (("X-AlexNet", 2), ("a digit network", 64)):
+        case = f"mask games of a map on {network}; {images} images; seconds against the released schedule"
+        found[case] = partial(mask_games, name=network, images=images)
     for images in (4, 1):
         for path in (Straight(steps), Blur(steps), Guided(steps), Guided(steps, fraction=0.5, max_dist=1.0)):
             name = f"{type(path).__name__.lower()} walk, 3 rules, "

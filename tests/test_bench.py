@@ -76,9 +76,10 @@ def test_an_unknown_case_is_refused_before_anything_is_written(tmp_path, monkeyp
 
 def test_the_cases_cover_memory_and_every_path_with_many_and_one_image():
     names = list(bench.cases(64))
-    assert len(names) == 2 + 2 * 6
+    assert len(names) == 2 + 2 * 7 + 2
     assert sum("memory" in name for name in names) == 2
-    parts = {"straight": 2, "blur": 2, "guided": 4, "re-calibrated": 2, "DiffID": 2, "; 4 images": 6, "; 1 images": 6}
+    parts = {"straight": 2, "blur": 2, "guided": 4, "re-calibrated": 2, "DiffID": 2, "; 4 images": 7, "; 1 images": 7}
+    parts |= {"X-Gradient": 2, "mask games": 2}
     assert {part: sum(part in name for name in names) for part in parts} == parts
     assert all("3 rules, 4 step counts" in name for name in names if "straight" in name)  # 8, 16, 32, 64
 
@@ -95,6 +96,21 @@ def test_a_walk_and_its_peer_make_the_same_number_of_passes(monkeypatch):
     pairs = bench.walk(1, path=bench.Straight(8), images=2)
     assert len(pairs) == 1 and min(pairs[0]) > 0
     assert sum(evaluated) == 2 * 2 * 2 * 9  # sides, warm-up and run, images, points
+
+
+def test_the_released_mask_schedule_shows_96_images_for_each(monkeypatch):
+    shown = []
+
+    def model(x):
+        shown.append(x)
+        return x.flatten(1)
+
+    generator = torch.Generator().manual_seed(0)
+    x, scores = torch.rand(3, 1, 8, 8, generator=generator), torch.randn(3, 8, 8, generator=generator)
+    bench._released_schedule(model, x, scores, torch.zeros(3, dtype=torch.long))
+    assert [len(each) for each in shown] == [2 * 96, 96]
+    # the last of the first image's is that of order absolute, remove, fraction 1: every pixel with a score
+    torch.testing.assert_close(shown[0][95], x[0])
 
 
 def test_many_references_and_removal_make_as_many_passes_as_their_peers(monkeypatch):
