@@ -172,7 +172,18 @@ def _cell(row) -> dict:
 
 
 def readme_block(claims: pd.DataFrame) -> str:
-    """The verdicts as a Markdown table, one line per claim, corrected beside released."""
+    """The verdicts in Markdown: a table for each paper, folded under the count of its verdicts (corrected, if any)."""
+    blocks = []
+    for paper, rows in claims.groupby("paper", sort=False):
+        first = [(_sides(each)[0] or _sides(each)[-1])[0]["verdict"] for _, each in rows.groupby("claim", sort=False)]
+        counts = ", ".join(f"{count} {verdict}" for verdict, count in pd.Series(first).value_counts().items())
+        summary = f"<summary><b>{PAPERS.get(paper, paper)}</b>: {counts}</summary>"
+        blocks.append(f"<details>{summary}\n\n{_readme_table(rows)}\n\n</details>")
+    return "\n\n".join(blocks)
+
+
+def _readme_table(claims: pd.DataFrame) -> str:
+    """One line per claim, corrected beside released."""
     lines = []
     for claim, rows in claims.groupby("claim", sort=False):
         sides = _sides(rows)

@@ -134,8 +134,18 @@ def test_build_writes_the_table_and_the_page(tmp_path):
     assert (tmp_path / "results" / "laptop" / "report.html").read_text() == before
 
 
+def claim_lines(block):
+    """The head of a README table, and the lines of all its claims in order."""
+    table = [line for line in block.splitlines() if line.startswith("|")]
+    return table[:2] + sorted(line for line in table if line.startswith("| C"))
+
+
 def test_readme_block_puts_corrected_beside_released():
-    lines = report.readme_block(verdicts()).splitlines()
+    block = report.readme_block(verdicts())
+    papers = verdicts()["paper"].nunique()
+    assert block.count("<details><summary><b>") == block.count("</details>") == papers
+    assert "1 holds here" in block and "1 fails here" in block
+    lines = claim_lines(block)
     assert len(lines) == 2 + 5
     assert "| holds here | reproduced | 0.123 [0.100, 0.200] | 14 | .5 |" in lines[2]
     assert "| fails here | – |" in lines[3]
@@ -169,8 +179,8 @@ def test_the_page_shows_the_paper_era_below_the_released_verdict():
 
 
 def test_the_readme_keeps_two_columns_with_the_paper_era():
-    lines = report.readme_block(with_paper_era()).splitlines()
-    assert lines[0] == report.readme_block(verdicts()).splitlines()[0]
+    lines = claim_lines(report.readme_block(with_paper_era()))
+    assert lines[0] == claim_lines(report.readme_block(verdicts()))[0]
     assert "| holds here | reproduced | 0.123 [0.100, 0.200] | 14 | .5 |" in lines[2]
     assert "| fails here | inconclusive (paper-era code) | 0.123" in lines[3]
     assert "| inconclusive | inconclusive |" in lines[4]
