@@ -12,7 +12,7 @@ from torch import nn
 from lib import InputError, stacks
 from lib.attribution.seeds import image_generator
 from lib.claims import check, load_registry
-from lib.experiments import sparsity
+from lib.experiments import sparsity, sparsity_scores
 from lib.priors import sparse_loss, x_gradient
 from lib.stacks import initial_layers, perceptron, roc_auc
 from lib.tabular import Table, splits
@@ -265,19 +265,19 @@ def peaked(method, references, strength):
 
 def test_strengths_regret_and_crossing_by_hand():
     rows = made_up(peaked)
-    chosen = sparsity.chosen_strengths(rows)
+    chosen = sparsity_scores.chosen_strengths(rows)
     assert (chosen["x_gradient"], chosen["gradient"], chosen["unregularised"]) == (1, 10, 0)
-    shares = sparsity.strength_shares(rows, runs=100)
+    shares = sparsity_scores.strength_shares(rows, runs=100)
     assert shares.loc["x_gradient"].to_dict() == {0.01: 0, 0.1: 0, 1: 1, 10: 0, 100: 0}
     assert "unregularised" not in shares.index
-    regret = sparsity.strength_regret(rows).groupby("method")["value"].mean()
+    regret = sparsity_scores.strength_regret(rows).groupby("method")["value"].mean()
     assert regret["x_gradient"] == pytest.approx(0)
     assert regret["gradient"] == pytest.approx(0.04)  # .1 is two decades from 10
-    lost = sparsity.deficit(sparsity.curve(rows))
+    lost = sparsity_scores.deficit(sparsity_scores.curve(rows))
     assert lost.groupby("references")["value"].mean().tolist() == pytest.approx([0.015, 0.005, -0.005])
-    assert sparsity.crossing(lost).tolist() == [4, 4]
-    assert sparsity.crossing(lost[lost["references"] < 4]).isna().all()
-    slopes = pd.concat(sparsity.slopes(sparsity.curve(rows))).groupby("metric")["value"].mean()
+    assert sparsity_scores.crossing(lost).tolist() == [4, 4]
+    assert sparsity_scores.crossing(lost[lost["references"] < 4]).isna().all()
+    slopes = pd.concat(sparsity_scores.slopes(sparsity_scores.curve(rows))).groupby("metric")["value"].mean()
     assert slopes["test_auc_per_doubling"] == pytest.approx(0.01)
 
 
@@ -287,17 +287,19 @@ def test_the_rival_of_a_published_strength_is_chosen_on_other_repetitions():
     here = (rows["method"] == "x_gradient") & (rows["metric"] == "valid_auc")
     rows.loc[here & (rows["image"] == "split-000") & (rows["strength"] == 10), "value"] = 0.9
     rows.loc[here & (rows["image"] == "split-001") & (rows["strength"] == 100), "value"] = 0.9
-    regret = sparsity.strength_regret(rows)
+    regret = sparsity_scores.strength_regret(rows)
     assert regret[regret["method"] == "x_gradient"]["value"].tolist() == [0, 0]
 
 
 def test_resampled_crossings_are_shares_and_sharpen_with_more_repetitions():
-    lost = sparsity.deficit(sparsity.curve(made_up(peaked, noise=0.01)))
-    shares = sparsity.resampled_crossings(lost, [4, 400], runs=2000)
+    lost = sparsity_scores.deficit(sparsity_scores.curve(made_up(peaked, noise=0.01)))
+    shares = sparsity_scores.resampled_crossings(lost, [4, 400], runs=2000)
     assert list(shares.index) == ["1", "2", "4", "never"]
     assert shares.sum().tolist() == pytest.approx([1, 1])
     assert shares[400].max() > shares[4].max()
-    certain = sparsity.resampled_crossings(sparsity.deficit(sparsity.curve(made_up(peaked))), [8], runs=100)
+    certain = sparsity_scores.resampled_crossings(
+        sparsity_scores.deficit(sparsity_scores.curve(made_up(peaked))), [8], runs=100
+    )
     assert certain[8].to_dict() == {"1": 0, "2": 0, "4": 1, "never": 0}
 
 
@@ -310,7 +312,7 @@ def test_claims_are_judged_from_the_table_of_scores(tmp_path):
         return top - 0.02 * abs(np.log10(strength or 1))
 
     rows = made_up(level, images=16, references=counts, noise=0.0005)
-    scores = sparsity.scores(rows, sparsity.exactness())
+    scores = sparsity_scores.scores(rows, sparsity.exactness())
     path = tmp_path / "scores.csv"
     scores.to_csv(path, index=False)
     verdicts = [check("xdnn_sparsity", each).set_index("claim")["verdict"] for each in (scores, pd.read_csv(path))]
@@ -342,7 +344,7 @@ def test_claims_that_the_numbers_contradict_fail():
         return 0.77 - 0.01 * np.log2(references) if references else {"x_gradient": 0.7}.get(method, 0.75)
 
     rows = made_up(level, images=16, references=(1, 2, 16, 32), noise=0.0005)
-    verdicts = check("xdnn_sparsity", sparsity.scores(rows, sparsity.exactness())).set_index("claim")["verdict"]
+    verdicts = check("xdnn_sparsity", sparsity_scores.scores(rows, sparsity.exactness())).set_index("claim")["verdict"]
     failing = ["XD16a", "XD16f", "XD16g", "XD16h", "XD18c", "XD18d", "XD19a"]
     assert (verdicts[failing] == "fails here").all()
 
