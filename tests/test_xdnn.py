@@ -156,7 +156,7 @@ def test_released_expected_gradients_share_reference_and_point_in_a_batch_of_two
     of = pair["x"]()
     alone = replace(of, x=of.x[1:2], target=of.target[1:2], images=of.images[1:2], own=of.own[1:2])
     for mode, same in (("corrected", True), ("released", False)):
-        both, one = (xdnn.gradient_maps(each, mode, steps=1)["dataset", "riemann", 1, mode] for each in (of, alone))
+        both, one = (xdnn.gradient_maps(each, [mode], steps=1)["dataset", "riemann", 1, mode] for each in (of, alone))
         assert torch.allclose(both[1], one[0], atol=1e-6) is same
 
 

@@ -157,27 +157,35 @@ def accuracy_cost(scores: pd.DataFrame) -> pd.DataFrame:
     return wide[list(accuracy)]
 
 
-def gradient_maps(of: Subject, mode: str, *, steps: int, seed: int = 0) -> dict[Key, Tensor]:
-    """The signed maps (B, H, W), means over channels, that the paper's Table 2 compares.
+def gradient_maps(of: Subject, modes: Iterable[str], *, steps: int, seed: int = 0) -> dict[Key, Tensor]:
+    """The signed maps (B, H, W), means over channels, that the paper's Table 2 compares, for each mode.
 
     Integrated gradients of `steps` Gauss points from the origin, Expected Gradients with one reference and one point,
-    the gradient, X-Gradient (input times gradient where there are biases), and random numbers.
-    mode "released": in Expected Gradients two images of a batch share reference and point (attribution_metrics.py:243).
+    the gradient, X-Gradient (input times gradient where there are biases), and random numbers. Modes differ in Expected
+    Gradients only: in "released" two images of a batch share reference and point (attribution_metrics.py:243).
     """
     asked = (of.model, of.x, of.target)
+    gradient = input_gradient(*asked)
+    shared = {
+        ("straight", "riemann", steps): integrated(*asked, steps)[0],
+        ("none", "gradient", 1): gradient,
+        ("none", "x_gradient", 1): (of.x - origin(of.model)) * gradient,
+        ("none", "random", 0): random_maps(of.images, of.x.shape[2:], seed=seed).to(of.x)[:, None] - 0.5,
+    }
+    maps = {}
+    for mode in modes:
+        each = shared | {("dataset", "riemann", 1): _expected(of, mode, seed)}
+        maps |= {(*key, mode): scores.mean(1) for key, scores in each.items()}
+    return maps
+
+
+def _expected(of: Subject, mode: str, seed: int) -> Tensor:
     size = BATCH["expected_gradients"] if mode == "released" else 1
     leaders = [b - b % size for b in range(len(of.x))]
     named = replace(of, images=[of.images[b] for b in leaders], own=[of.own[b] for b in leaders])
     path = Lines(named.drawn(1, seed=seed), 1, "uniform", images=named.images, seed=seed)
-    expected = attribute(*asked, path=path, rules={"eg": Riemann("mean")}, objective="logit")["eg"]
-    noise = random_maps(of.images, of.x.shape[2:], seed=seed).to(of.x) - 0.5
-    return {
-        ("straight", "riemann", steps, mode): integrated(*asked, steps)[0].mean(1),
-        ("dataset", "riemann", 1, mode): expected.mean(1),
-        ("none", "gradient", 1, mode): input_gradient(*asked).mean(1),
-        ("none", "x_gradient", 1, mode): x_gradient(*asked).mean(1),
-        ("none", "random", 0, mode): noise,
-    }
+    rules = {"eg": Riemann("mean")}
+    return attribute(of.model, of.x, of.target, path=path, rules=rules, objective="logit")["eg"]
 
 
 def benchmark(load: Callable[[], Subject], *, steps: int, modes: list[str], seed: int = 0) -> pd.DataFrame:
@@ -186,8 +194,9 @@ def benchmark(load: Callable[[], Subject], *, steps: int, modes: list[str], seed
     mode "released": the kernel of the released code, and its Expected Gradients.
     """
     of, rows = load(), []
+    found = gradient_maps(of, modes, steps=steps, seed=seed)
     for mode in modes:
-        maps = gradient_maps(of, mode, steps=steps, seed=seed)
+        maps = {key: each for key, each in found.items() if key[3] == mode}
         kernel = "stated" if mode == "corrected" else "released"
         games = masks(of.model, of.x, torch.stack(list(maps.values()), 1), of.target, kernel=kernel)
         for game in GAMES:
@@ -212,7 +221,7 @@ def _gaps(of: Subject, keys: list[Key], games: Masks) -> list[dict]:
 def curves(load: Callable[[], Subject], game: str, *, mode: str = "corrected", steps: int = 128) -> dict[str, Tensor]:
     """The curve of one game for each map of one unit: {rule and path: (B, F)}, with "fractions" (F,)."""
     of = load()
-    maps = gradient_maps(of, mode, steps=steps)
+    maps = gradient_maps(of, [mode], steps=steps)
     games = masks(of.model, of.x, torch.stack(list(maps.values()), 1), of.target)
     each = games.accuracy if game.endswith("absolute") else games.logit
     found = {f"{path} {rule}": each[:, m, GAMES.index(game)] for m, (path, rule, _, _) in enumerate(maps)}
