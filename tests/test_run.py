@@ -421,6 +421,17 @@ def test_images_in_outputs_are_left_alone():
     assert publishable(document, {"/root/x": "x"}).count('"x"') == 1
 
 
+def test_progress_left_on_standard_error_is_not_published_and_messages_are():
+    bars = "digits:  33%|###   | 1/3 [00:00<00:01]\n\rtraining:   6%|#  | 5/9 [00:08]\x1b[A\n\x1b[A"
+    outputs = [
+        nbformat.v4.new_output("stream", name="stderr", text=bars),
+        nbformat.v4.new_output("stream", name="stderr", text=f"{bars}a.pt is damaged and is trained again.\n"),
+    ]
+    document = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1", outputs=outputs)])
+    (left,) = json.loads(publishable(document, {}))["cells"][0]["outputs"]
+    assert left["text"] == "a.pt is damaged and is trained again.\n"
+
+
 def test_a_notebooks_progress_bar_is_shown_while_it_runs(root, monkeypatch):
     """As tqdm writes it: a carriage return, then the bar, at most 60 characters wide on any terminal."""
     seen = []

@@ -127,15 +127,25 @@ def execute(
 
 
 def publishable(document: nbformat.NotebookNode, private: Mapping[str, str]) -> str:
-    """The notebook as text, without times, empty streams, the footprint cell and paths of this machine."""
+    """The notebook as text, without times, progress, empty streams, the footprint cell and paths of this machine."""
     document.cells = [cell for cell in document.cells if cell.source != FOOTPRINT]
     for holder in (document, *document.cells):
         holder.metadata.pop("papermill", None)
         holder.metadata.pop("execution", None)
     for cell in document.cells:
         if cell.cell_type == "code":
+            for out in cell.outputs:
+                if out.output_type == "stream" and out.name == "stderr":
+                    out.text = _without_progress(out.text)
             cell.outputs = [out for out in cell.outputs if out.output_type != "stream" or out.text.strip()]
     return json.dumps(_scrub(document, private), indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+
+
+def _without_progress(text: str) -> str:
+    """Standard error without progress bars, which leave their lines behind where one ran inside another."""
+    lines = [re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", line).strip() for line in re.split(r"[\r\n]+", text)]
+    kept = [line for line in lines if line and not re.search(r"\d+%\|.*\|", line)]
+    return "".join(f"{line}\n" for line in kept)
 
 
 def _scrub(value: object, private: Mapping[str, str]) -> object:
