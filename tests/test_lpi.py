@@ -138,7 +138,15 @@ def test_a_method_is_timed_with_its_own_references_only(of, offline, monkeypatch
     calls, drawn = [], Subject.drawn
     monkeypatch.setattr(Subject, "drawn", lambda self, count, **options: calls.append(count) or drawn(self, count))
     lpi.cost(lambda: of, sweep=[1, 2], **offline)
-    assert calls == [lpi.REFERENCES] * 2
+    assert calls == [lpi.REFERENCES] * 2 * lpi.ROUNDS
+
+
+def test_the_shortest_time_of_three_counts(of, offline, monkeypatch):
+    steps = iter([0, 5, 0, 3, 0, 4])  # IG's beginning and end in each round
+    monkeypatch.setattr(lpi, "product", lambda rounds, sweep, names: [(r, 1, "straight") for r in rounds])
+    monkeypatch.setattr(lpi, "perf_counter", lambda: next(steps))
+    table = lpi.cost(lambda: of, sweep=[1], **offline)
+    assert table[table["metric"] == "seconds"]["value"].tolist() == [3 / len(of.images)]
 
 
 # -- retraining ------------------------------------------------------------------------------------------------

@@ -49,7 +49,7 @@ def test_rows_are_tidy_and_complete(rows):
     assert set(corrected["path"]) == SIX | {"guided", "blur", "none"}
     assert set(corrected[corrected["path"] == "none"]["rule"]) == {*study.SINGLE_PASS, "random"}
     uniform = set(corrected[corrected["path"] == "uniform"]["rule"])
-    controls = {"relu", "point_abs", "random_mask", "masked", "weighted_abs"}
+    controls = {"relu", "point_abs", "random_mask", "masked", "weighted", "weighted_abs"}
     assert uniform == controls | {"riemann", "riemann_abs", study.BY_POINT, study.BY_REFERENCE}
     assert set(rows[rows["mode"] == "released"]["path"]) == SIX
     assert set(rows[rows["mode"] == "paper_era"]["path"]) == {"straight", "uniform", "noise", "dataset"}

@@ -130,7 +130,7 @@ def integral_maps(
     """The pixel maps (B, H, W) of every walk of a mode: {(path, rule, steps, mode): sum over channels}.
 
     Of the plain map also the sum of its absolute values and of its positive part. Maps that carry a sign without being
-    meant to (a random mask, a weight) are given as sums of absolute values only. rules: only these maps, if any.
+    meant to (a random mask, a weight) are given as sums of absolute values too. rules: only these maps, if any.
     """
     maps, steps = {}, points * references
     needed = {DERIVED.get(rule, rule) for rule in rules}
@@ -141,8 +141,7 @@ def integral_maps(
         result = attribute(of.model, of.x, of.target, path=path, rules=chosen, objective="logit")
         for name, rule in chosen:
             each = result[name, rule]
-            if rule != "weighted":
-                maps[name, rule, steps, mode] = each.abs().sum(1) if rule == "random_mask" else each.sum(1)
+            maps[name, rule, steps, mode] = each.abs().sum(1) if rule == "random_mask" else each.sum(1)
             if rule in ("riemann", "weighted"):
                 maps[name, f"{rule}_abs", steps, mode] = each.abs().sum(1)
             if rule == "riemann" and mode == "corrected":
