@@ -15,7 +15,7 @@ from lib.modular import modular
 def deeplift(model: nn.Module, x: Tensor, target: Tensor) -> Tensor:
     """DeepLIFT with the rescale rule, of the logit against a black image; signed, (B, C, H, W).
 
-    Shrikumar et al. (2017): through each rectifier the difference from the reference is passed on by the ratio (output - its reference's) /
+    Shrikumar et al. (2017): through each rectifier a difference is passed on by the ratio (output - its reference's) /
     (input - its reference's) in place of the gradient. One forward and backward pass of 2 B images. The map sums to the
     difference of the logits, except behind max-pooling with overlapping windows, which Captum passes back only in part.
     Raises InputError for a network with an operation it is not defined for; see `modular`.
