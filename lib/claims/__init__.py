@@ -38,6 +38,7 @@ PAPERS = {
     "tmlr": "Singhi & Kumari, TMLR 2024",
     "recalibration": "Yang et al., ICLR 2023",
     "lpi": "Yang et al., AAAI 2023",
+    "lens": "Kamath et al., AAAI 2024",
 }
 SOURCES = ("abstract", "summary", "common", "code", "derived", "ours")
 KINDS = {  # kind: keys it must have, keys it may have
