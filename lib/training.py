@@ -59,7 +59,7 @@ def fit(
     schedule = torch.optim.lr_scheduler.LinearLR(optimiser, start_factor=1, end_factor=0, total_iters=steps)
     order = torch.Generator().manual_seed(seed)
     with (
-        _seeded(seed),
+        seeded(seed),
         tqdm(total=steps, desc=label, unit="batch", mininterval=0.5, leave=False, file=sys.stderr) as progress,
     ):
         for epoch in range(1, epochs + 1):
@@ -97,7 +97,7 @@ def digit_cnn(*, classes: int = CLASSES, bias: bool = True, seed: int = 0) -> nn
 
     Without biases f is positively homogeneous in the *normalised* image, f(c u) = c f(u) for c >= 0.
     """
-    with _seeded(seed):
+    with seeded(seed):
         return nn.Sequential(
             Normalize(MEAN, STD),
             nn.Conv2d(1, 16, 5, bias=bias),
@@ -177,7 +177,7 @@ def _stored(file: Path) -> nn.Module | None:
 
 
 @contextlib.contextmanager
-def _seeded(seed: int):
+def seeded(seed: int):
     """Torch's default CPU generator starts from `seed` inside, and goes on afterwards as if nothing had happened."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
