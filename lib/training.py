@@ -128,10 +128,16 @@ def digit_network(*, cache: Path, permuted: bool = False, seed: int = 0, epochs:
     """
     name = "mnist_cnn_permuted" if permuted else "mnist_cnn"
     epochs = epochs or (40 if permuted else 8)
-    file = Path(cache) / f"{unit_key(name, ['lib.training'], seed=seed, epochs=epochs)}.pt"
+    key = unit_key(name, ["lib.training"], seed=seed, epochs=epochs)
+    return kept(name, key, cache, lambda: _trained(permuted=permuted, seed=seed, epochs=epochs, label=name))
+
+
+def kept(name: str, key: str, cache: Path, trained: Callable[[], nn.Module]) -> Network:
+    """The `digit_cnn` with the weights in <cache>/<key>.pt, or of trained(), which are then kept; ready for use."""
+    file = Path(cache) / f"{key}.pt"
     model = _stored(file)
     if model is None:
-        model = _trained(permuted=permuted, seed=seed, epochs=epochs, label=name)
+        model = trained()
         buffer = io.BytesIO()
         torch.save(model.cpu().state_dict(), buffer)
         write_atomically(file, buffer.getvalue())
