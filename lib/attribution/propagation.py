@@ -1,6 +1,7 @@
 """DeepLIFT and LRP, which change how a network's layers pass back what they are given: through Captum."""
 
 import warnings
+from collections.abc import Callable
 from functools import lru_cache
 
 import torch
@@ -8,8 +9,8 @@ from captum.attr import LRP, DeepLift
 from captum.attr._utils.lrp_rules import EpsilonRule
 from torch import Tensor, nn
 
-from lib.models import Normalize
-from lib.modular import modular
+from lib.attribution.evaluate import default_budget
+from lib.modular import LINEAR, modular
 
 
 def deeplift(model: nn.Module, x: Tensor, target: Tensor) -> Tensor:
@@ -23,8 +24,7 @@ def deeplift(model: nn.Module, x: Tensor, target: Tensor) -> Tensor:
     method = DeepLift(_written_out(model))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that hooks are set
-        maps = method.attribute(_leaf(x), baselines=torch.zeros_like(x), target=target)
-    return maps.detach()
+        return _in_parts(lambda part, classes: method.attribute(part, 0 * part.detach(), target=classes), x, target)
 
 
 def lrp(model: nn.Module, x: Tensor, target: Tensor, *, epsilon: float = 1e-9) -> Tensor:
@@ -38,14 +38,21 @@ def lrp(model: nn.Module, x: Tensor, target: Tensor, *, epsilon: float = 1e-9) -
     Raises InputError for a network with an operation it is not defined for; see `modular`.
     """
     network = _written_out(model)
-    for layer in network.modules():
-        if isinstance(layer, (nn.Conv2d, nn.Linear, Normalize, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.MaxPool2d)):
-            layer.rule = EpsilonRule(epsilon)
-    return LRP(network).attribute(_leaf(x), target=target).detach()
+
+    def attribute(part: Tensor, classes: Tensor) -> Tensor:
+        for layer in network.modules():
+            if isinstance(layer, (*LINEAR, nn.MaxPool2d)):
+                layer.rule = EpsilonRule(epsilon)  # Captum takes it away afterwards
+        return LRP(network).attribute(part, target=classes)
+
+    return _in_parts(attribute, x, target)
 
 
-def _leaf(x: Tensor) -> Tensor:
-    return x.detach().clone().requires_grad_()
+def _in_parts(attribute: Callable[[Tensor, Tensor], Tensor], x: Tensor, target: Tensor) -> Tensor:
+    """Few images at a time, because hooks keep copies of what they see."""
+    size = max(1, default_budget(x) // 2)
+    parts = zip(x.detach().split(size), target.split(size), strict=True)
+    return torch.cat([attribute(part.clone().requires_grad_(), classes).detach() for part, classes in parts])
 
 
 @lru_cache(maxsize=2)

@@ -1,5 +1,6 @@
 """Figures: their house style, pictures of maps, and plots of scores."""
 
+from lib.plots.chance import beside_chance
 from lib.plots.house import COLOURS, METRICS, PATHS, RULES, STYLE, UNDECIDED, house, named, palette, save, show
 from lib.plots.maps import maps_grid, maps_table, photographs
 from lib.plots.scores import curve_panels, curves, distributions, dots, forest, steps
@@ -11,6 +12,7 @@ __all__ = [
     "RULES",
     "STYLE",
     "UNDECIDED",
+    "beside_chance",
     "curve_panels",
     "curves",
     "distributions",

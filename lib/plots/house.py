@@ -50,6 +50,10 @@ RULES = {
     "smoothgrad_squared": "SmoothGrad, squared",
     "fullgrad": "FullGrad",
     "gradcam": "Grad-CAM",
+    "integrated_gradients": "IG",
+    "gradient_shap": "GradientSHAP",
+    "deeplift": "DeepLIFT",
+    "lrp": "LRP-ε",
 }
 PATHS = {
     "straight": "IG",
@@ -92,7 +96,18 @@ METRICS = {
     "spearman_abs": "rank correlation of |map|",
     "ssim": "SSIM",
     "hog": "HOG correlation",
+    "top_k": "top-k intersection",
+    "centre_shift": "shift of the centre (pixels)",
+    **{f"lens_spearman_{w}": f"LENS rank correlation, w = {w}" for w in (1, 2, 3)},
+    **{f"top_k_div_{w}": f"top-k-div, w = {w}" for w in (1, 2, 3)},
+    **{
+        f"lens_{side}{div}_{w}": f"LENS {side}{div.replace('_', '-')}, w = {w}"
+        for side in ("recall", "precision")
+        for div in ("", "_div")
+        for w in (1, 2, 3)
+    },
 }
+METRICS |= {f"{metric}_adjusted": f"{name}, adjusted" for metric, name in METRICS.items()}
 NAMES = PATHS | RULES | METRICS
 STYLE = {
     "font.size": 8,
