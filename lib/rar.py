@@ -1,6 +1,7 @@
 """The residual network that Chen et al. (NeurIPS 2019) train on GTSRB and Flower: it standardises each image."""
 
 import math
+from itertools import pairwise
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -13,8 +14,8 @@ CHANNELS = (16, 16, 32, 64)
 class Standardize(nn.Module):
     """(255 x - mean) / max(std, 1/sqrt(N)) over all N values of each image.
 
-    So f(c x) = f(x) for c > 0 while the deviation exceeds 1/sqrt(N): the gradient at c x is that at x over c, and IG from
-    black is x times the gradient, up to a factor.
+    So f(c x) = f(x) for c > 0 while the deviation exceeds 1/sqrt(N): the gradient at c x is that at x over c, and IG
+    from black is x times the gradient, up to a factor.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -57,7 +58,7 @@ def rar_network(*, classes: int, units: int = 1, seed: int = 0) -> nn.Sequential
     """
     with seeded(seed):
         layers: list[nn.Module] = [Standardize(), nn.Conv2d(3, CHANNELS[0], 3, padding=1, bias=False)]
-        for stage, (before, after) in enumerate(zip(CHANNELS[:-1], CHANNELS[1:], strict=True)):
+        for stage, (before, after) in enumerate(pairwise(CHANNELS)):
             for unit in range(units):
                 first = unit == 0
                 stride = 2 if first and stage > 0 else 1

@@ -114,10 +114,10 @@ def answers(
 
 
 def scale_invariance(load: Callable[[], Subject], *, steps: int, k: int, iterations: int = 100) -> pd.DataFrame:
-    """IG against input x gradient on the network of Chen et al. for Flower, at random weights, whose class is explained.
+    """IG against input x gradient on the network of Chen et al. for Flower, with random weights; its own class explained.
 
-    Rows of metric spearman and top_k (1 where the two maps agree), and `evaluations_saved`: those of the released attack
-    on IG (three restarts, which repeat each other, of `iterations`) over ours on input x gradient.
+    Rows of metric spearman and top_k (1 where the two maps agree), and `evaluations_saved`: evaluations of the released
+    attack on IG (three restarts of `iterations`, which repeat each other) over ours on input x gradient.
     """
     of = _standardised(load())
     ig, ixg = Method("integrated_gradients", steps), Method("input_x_gradient")
@@ -193,7 +193,7 @@ def _robust(training: str, cache: Path) -> Network:
 
 
 def _standardised(of: Subject) -> Subject:
-    """The subject's photographs at 128 pixels, with the untrained Flower network, and the classes that it gives them."""
+    """The subject's photographs at 128 pixels with the untrained Flower network, and the classes it gives them."""
     model = rar_network(classes=17, units=1).to(best_device())
     x = torch.nn.functional.interpolate(of.x, size=128, mode="bilinear", antialias=True).clamp(0, 1)
     with torch.no_grad():
