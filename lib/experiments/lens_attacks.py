@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from lib import InputError
+from lib import InputError, plots
 from lib.attacks import Attack, Method, attack, normalised, random_sign, raw_maps, robust_answers, softplus_twin
 from lib.experiments import subjects
 from lib.experiments.subjects import DIGITS, Subject
@@ -20,7 +20,14 @@ from lib.rar import rar_network
 from lib.robust import robust_digit_network
 
 ATTACKS = ("random1", "random_walk", "top_k", "mass_centre")
-KINDS = {"random_walk": "random"}  # names in the tables: those of `Attack.aim`
+AIMS = {"random_walk": "random"}  # attacks whose name in the tables is not that of `Attack.aim`
+NAMES = {
+    "random1": "random signs",
+    "random_walk": "random walk",
+    "top_k": "top-k attack",
+    "mass_centre": "mass-centre attack",
+    "lens_top_k": "LENS-aware attack",
+}
 
 
 def units(name: str, *, training: str = "natural", cache: Path, **chosen) -> dict[str, Callable[[], Subject]]:
@@ -102,6 +109,22 @@ def aware(
     return pd.concat(parts, ignore_index=True)
 
 
+def chance_as_line(scores: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
+    """The rows of some metrics, chance levels among them as those of an attack "chance", the mean over attacks.
+
+    A column `panel` names method and metric; rows are sorted by it, in the order of `metrics` within a method.
+    """
+    level = scores["metric"].str.endswith("_chance")
+    metric = scores["metric"].str.removesuffix("_chance")
+    rows = scores.assign(metric=metric, attack=scores["attack"].mask(level, "chance"))
+    rows = rows[rows["metric"].isin(list(metrics))]
+    known = [column for column in ("image", "method", "metric", "attack", "epsilon") if column in rows]
+    rows = rows.groupby(known, sort=False)["value"].mean().reset_index()
+    place = rows["method"].map(plots.named) + ", " + rows["metric"].map(plots.named)
+    rows = rows.assign(panel=place, attack=rows["attack"].replace(NAMES), order=rows["metric"].map(list(metrics).index))
+    return rows.sort_values(["method", "order"], kind="stable", ignore_index=True)
+
+
 def answers(
     load: Callable[[], Subject], *, epsilon: float, iterations: int, steps: int = 1, seed: int = 0
 ) -> pd.DataFrame:
@@ -114,7 +137,7 @@ def answers(
 
 
 def scale_invariance(load: Callable[[], Subject], *, steps: int, k: int, iterations: int = 100) -> pd.DataFrame:
-    """IG against input x gradient on the network of Chen et al. for Flower, with random weights; its own class explained.
+    """IG against input x gradient on the network of Chen et al. for Flower, random weights, its own class explained.
 
     Rows of metric spearman and top_k (1 where the two maps agree), and `evaluations_saved`: evaluations of the released
     attack on IG (three restarts of `iterations`, which repeat each other) over ours on input x gradient.
@@ -136,7 +159,7 @@ def _attack(aim: str, epsilon: float, iterations: int, k: int, measure: str, rad
     if aim == "random1":
         return None
     step = 2.5 * epsilon / iterations
-    return Attack(KINDS.get(aim, aim), epsilon, step, iterations, k, measure=measure, radius=radius)
+    return Attack(AIMS.get(aim, aim), epsilon, step, iterations, k, measure=measure, radius=radius)
 
 
 def _perturbed(of: Subject, method, aim: str, epsilon: float, how, smooth: nn.Module, seed: int) -> Tensor:
