@@ -104,11 +104,13 @@ def robust_digit_network(kind: str, *, cache: Path, seed: int = 0, schedule: Sch
     `digit_network`.
     Raises InputError for another kind.
     """
+    if kind not in KINDS:
+        raise InputError(f"there is no training {kind!r}; {nearest(kind, KINDS)}")
     natural = digit_network(cache=cache, seed=seed)
     if kind == "natural":
         return natural
-    loss = robust_loss(kind, schedule or SCHEDULES[kind])
     how = schedule or SCHEDULES[kind]
+    loss = robust_loss(kind, how)
     name = f"mnist_cnn_{kind}"
 
     def trained() -> nn.Module:
