@@ -23,11 +23,14 @@ def perturbed_maps(
 
 
 def compared_maps(of: Subject, maps: dict[str, Tensor], *, k: int, radii: list[int]) -> pd.DataFrame:
-    """Rows of every score of the perturbed maps against those before, each with its chance level."""
+    """Rows of every score of the perturbed maps against those before, each with its chance level; NaN where the network
+    is wrong about the image, which is not attacked."""
+    right = of.answers()[1].cpu()
     parts = []
     for name, after in list(maps.items())[1:]:
         found = with_chance(maps["before"], after, k=k, radii=radii)
-        table = pd.DataFrame({metric: value.numpy() for metric, value in found.items()}).assign(image=of.images)
+        kept = {metric: value.where(right, torch.nan).numpy() for metric, value in found.items()}
+        table = pd.DataFrame(kept).assign(image=of.images)
         parts.append(table.melt("image", var_name="metric").assign(attack=name))
     return pd.concat(parts, ignore_index=True).assign(model=of.network.name)
 
