@@ -47,9 +47,9 @@ def modular(model: nn.Module) -> nn.Module:
     and nothing is done in place.
     Raises InputError for a network with any other operation, such as SiLU, an attention or a functional pooling.
     """
-    graph = _Tracer().trace(deepcopy(model).eval())
+    model = deepcopy(model).eval()
+    graph = _Tracer().trace(model)
     written = fx.GraphModule(model, graph)
-    written.load_state_dict(model.state_dict())
     seen = set()
     for node in list(graph.nodes):
         if node.op == "call_module":

@@ -85,6 +85,7 @@ def test_written_out_the_network_is_the_same_function_and_stays_itself(network, 
     written = modular(network)
     assert torch.allclose(written(images[0]), network(images[0]), atol=1e-12)
     assert [type(layer) for layer in network.modules()] == before and network.act.inplace
+    assert not set(network.modules()) & set(written.modules())
     rectifiers = [layer for layer in written.modules() if isinstance(layer, nn.ReLU)]
     assert len(rectifiers) == 2 * (2 if type(network.act) is nn.ReLU6 else 1)
     assert not any(layer.inplace for layer in rectifiers)

@@ -24,6 +24,7 @@ from lib.metrics.chance import adjusted, with_chance
 from lib.metrics.locality import dilate, diverse_top_k, pixel_map
 from lib.models import Network
 from lib.modular import modular
+from lib.robust import robust_digit_network
 
 METHODS = ("gradient", "input_x_gradient", "integrated_gradients", "gradient_shap", "deeplift", "lrp")
 ROBUST = {"mnist_cnn_pgd": DIGITS, "resnet50_pgd": "resnet50"}  # PGD-trained: the natural one it is compared with
@@ -60,8 +61,6 @@ def units(
 def _robust(name: str, weights: str, cache: Path) -> Network:
     if name == "resnet50_pgd":
         return robust_resnet50(weights)
-    from lib.robust import robust_digit_network
-
     return robust_digit_network("pgd", cache=cache)
 
 

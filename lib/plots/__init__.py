@@ -3,6 +3,7 @@
 from lib.plots.chance import beside_chance
 from lib.plots.house import COLOURS, METRICS, PATHS, RULES, STYLE, UNDECIDED, house, named, palette, save, show
 from lib.plots.maps import maps_grid, maps_table, photographs
+from lib.plots.neighbourhoods import neighbourhoods
 from lib.plots.scores import curve_panels, curves, distributions, dots, forest, steps
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "maps_grid",
     "maps_table",
     "named",
+    "neighbourhoods",
     "palette",
     "photographs",
     "save",

@@ -24,7 +24,7 @@ def beside_chance(table: pd.DataFrame, *, rows: str, panels: str, xlabel: str) -
     height = 0.9 + 0.13 * len(groups) * (len(looks) + 1)
     with house():
         size = (min(7.0, 1.6 + 2.7 * len(titles)), height)
-        fig, axes = plt.subplots(1, len(titles), figsize=size, sharey=True, squeeze=False)
+        fig, axes = plt.subplots(1, len(titles), figsize=size, sharex=True, sharey=True, squeeze=False)
         for axis, title in zip(axes[0], titles, strict=True):
             for name, here in both[both[panels] == title].groupby("metric", sort=False):
                 y = [place[row, name] for row in here[rows]]
