@@ -61,7 +61,7 @@ def fit(
     schedule = torch.optim.lr_scheduler.LinearLR(optimiser, start_factor=1, end_factor=0, total_iters=steps)
     order = torch.Generator().manual_seed(seed)
     with (
-        _seeded(seed),
+        seeded(seed),
         tqdm(total=steps, desc=label, unit="batch", mininterval=0.5, leave=False, file=sys.stderr) as progress,
     ):
         for epoch in range(1, epochs + 1):
@@ -100,7 +100,7 @@ def digit_cnn(*, classes: int = CLASSES, bias: bool = True, seed: int = 0) -> nn
     Without biases, whose weights start as with them, f is homogeneous about the mean grey: f(z + c (x - z)) = c f(x)
     for c >= 0 and the pixel z that normalises to 0.
     """
-    with _seeded(seed):
+    with seeded(seed):
         model = nn.Sequential(
             Normalize(MEAN, STD),
             nn.Conv2d(1, 16, 5),
@@ -186,7 +186,7 @@ def _trained(*, permuted: bool, bias: bool, seed: int, epochs: int, label: str) 
 
 
 @contextlib.contextmanager
-def _seeded(seed: int):
+def seeded(seed: int):
     """Torch's default CPU generator starts from `seed` inside, and goes on afterwards as if nothing had happened."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)

@@ -386,7 +386,8 @@ def test_the_studys_registry_is_complete_and_every_claim_names_a_notebook():
     registry = load_registry()
     names = [entry.id for entry in registry]
     recalibration = [1, 2, 3, 4, 6, 7, 9, 10, 21, 22, 23, 24]
-    numbers = {"E": range(1, 15), "R": recalibration, "L": range(11, 17), "XD": range(1, 24)}
+    letters = {"E": range(1, 15), "R": recalibration, "L": range(11, 17), "XD": range(1, 24)}
+    numbers = letters | {"N": range(1, 12)}
     expected = {f"{letter}{number}" for letter in numbers for number in numbers[letter]}
     assert {name.rstrip("abcdefghijk") for name in names} == expected
     assert {entry.notebook for entry in registry} <= NOTEBOOKS

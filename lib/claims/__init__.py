@@ -39,6 +39,7 @@ PAPERS = {
     "recalibration": "Yang et al., ICLR 2023",
     "lpi": "Yang et al., AAAI 2023",
     "xdnn": "Hesse et al., NeurIPS 2021",
+    "lens": "Kamath et al., AAAI 2024",
 }
 SOURCES = ("abstract", "summary", "common", "code", "derived", "ours")
 KINDS = {  # kind: keys it must have, keys it may have

@@ -1,7 +1,9 @@
 """Figures: their house style, pictures of maps, and plots of scores."""
 
+from lib.plots.chance import beside_chance
 from lib.plots.house import COLOURS, METRICS, PATHS, RULES, STYLE, UNDECIDED, house, named, palette, save, show
 from lib.plots.maps import maps_grid, maps_table, photographs
+from lib.plots.neighbourhoods import neighbourhoods
 from lib.plots.scores import curve_panels, curves, distributions, dots, forest, steps
 
 __all__ = [
@@ -11,6 +13,7 @@ __all__ = [
     "RULES",
     "STYLE",
     "UNDECIDED",
+    "beside_chance",
     "curve_panels",
     "curves",
     "distributions",
@@ -20,6 +23,7 @@ __all__ = [
     "maps_grid",
     "maps_table",
     "named",
+    "neighbourhoods",
     "palette",
     "photographs",
     "save",

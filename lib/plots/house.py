@@ -55,6 +55,10 @@ RULES = {
     "rrr": "RRR gradient",
     "unregularised": "no prior",
     "unregularised_no_bias": "no prior, no biases",
+    "integrated_gradients": "IG",
+    "gradient_shap": "GradientSHAP",
+    "deeplift": "DeepLIFT",
+    "lrp": "LRP-ε",
 }
 PATHS = {
     "straight": "IG",
@@ -111,7 +115,18 @@ METRICS = {
     "gini": "Gini, as trained on",
     "gini_ixg": "Gini, input × gradient",
     "real_share": "share on real columns",
+    "top_k": "top-k intersection",
+    "centre_shift": "shift of the centre (pixels)",
+    **{f"lens_spearman_{w}": f"LENS rank correlation, w = {w}" for w in (1, 2, 3)},
+    **{f"top_k_div_{w}": f"top-k-div, w = {w}" for w in (1, 2, 3)},
+    **{
+        f"lens_{side}{div}_{w}": f"LENS {side}{div.replace('_', '-')}, w = {w}"
+        for side in ("recall", "precision")
+        for div in ("", "_div")
+        for w in (1, 2, 3)
+    },
 }
+METRICS |= {f"{metric}_adjusted": f"{name}, adjusted" for metric, name in METRICS.items()}
 NAMES = PATHS | RULES | METRICS | TWINS
 STYLE = {
     "font.size": 8,

@@ -1,0 +1,74 @@
+"""What an attack wants of a map: a number for each image, to be raised."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from lib import InputError, nearest
+from lib.attacks.methods import normalised
+from lib.metrics.selection import dilate, top_k
+
+GOALS = ("top_k", "lens_top_k", "mass_centre", "target")
+
+
+def goal(
+    aim: str,
+    clean: Tensor,
+    *,
+    k: int,
+    radius: int = 1,
+    region: Tensor | None = None,
+    released: bool = False,
+) -> Callable[[Tensor], Tensor]:
+    """J(raw maps (N, C, H, W)) -> (N,) from the images' own normalised maps `clean` (N, H, W).
+
+    With a = `normalised(raw)`:
+
+    top_k        -sum of a over the top k pixels of `clean` (Ghorbani et al., 2019)
+    lens_top_k   -sum of a over all pixels within `radius` of them (Kamath et al., 2024)
+    mass_centre  the squared distance between the centres of mass of a and `clean`
+    target       sum of a over `region`, a mask (H, W)
+
+    Differs from the released code: released=True truncates the reference centre to whole pixels, which biases every
+    attack towards the lower right (GAZ:utils.py, RAR:ig_attack), and takes neighbours by flat index, so that those
+    beyond a row's end lie on the next row and those before the first pixel at the image's end
+    (LENS:ig_attack_with_lens.py:96).
+    Raises InputError for an unknown aim, and for "target" without a region of the maps' size.
+    """
+    if aim not in GOALS:
+        raise InputError(f"there is no aim {aim!r}; {nearest(aim, GOALS)}")
+    if aim == "mass_centre":
+        centre = mass_centre(clean)
+        reference = centre.trunc() if released else centre
+        return lambda raw: (mass_centre(normalised(raw)) - reference).square().sum(1)
+    if aim == "target":
+        if region is None or region.shape != clean.shape[1:]:
+            given = None if region is None else tuple(region.shape)
+            raise InputError(f"region is {given}; give a mask {tuple(clean.shape[1:])} of where mass should go")
+        mask = region.to(clean).expand_as(clean)
+        return lambda raw: (normalised(raw) * mask).sum((1, 2))
+    chosen = top_k(clean, k)[0]
+    if aim == "lens_top_k":
+        chosen = _dilate_flat(chosen, radius) if released else dilate(chosen, radius)
+    mask = chosen.to(clean)
+    return lambda raw: -(normalised(raw) * mask).sum((1, 2))
+
+
+def mass_centre(a: Tensor) -> Tensor:
+    """Row and column of the centre of mass of maps a (N, H, W) >= 0: (N, 2), in pixels."""
+    total = a.sum((1, 2))
+    places = [torch.arange(size, dtype=a.dtype, device=a.device) for size in a.shape[1:]]
+    along = [(a.sum(2) * places[0]).sum(1), (a.sum(1) * places[1]).sum(1)]
+    return torch.stack(along, 1) / total.where(total > 0, 1)[:, None]
+
+
+def _dilate_flat(mask: Tensor, radius: int) -> Tensor:
+    """Neighbours as the released code finds them, by row-major index alone."""
+    rows, width = mask.flatten(1), mask.shape[2]
+    offsets = torch.tensor([i * width + j for i in range(-radius, radius + 1) for j in range(-radius, radius + 1)])
+    found = torch.zeros_like(rows)
+    for row, place in rows.nonzero().tolist():
+        near = place + offsets
+        found[row, near[near < rows.shape[1]]] = True  # negative ones count from the end
+    return found.view_as(mask)

@@ -1,0 +1,225 @@
+"""The LENS study's attacks: perturb a few images, and compare their maps before and after, beside chance."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from lib import InputError, plots
+from lib.attacks import Attack, Method, attack, normalised, random_sign, raw_maps, robust_answers, softplus_twin
+from lib.experiments import subjects
+from lib.experiments.subjects import DIGITS, Subject
+from lib.metrics.chance import with_chance
+from lib.metrics.locality import locality
+from lib.models import Network, best_device
+from lib.rar import rar_network
+from lib.robust import robust_digit_network
+
+ATTACKS = ("random1", "random_walk", "top_k", "mass_centre")
+AIMS = {"random_walk": "random"}  # attacks whose name in the tables is not that of `Attack.aim`
+NAMES = {
+    "random1": "random signs",
+    "random_walk": "random walk",
+    "top_k": "top-k attack",
+    "mass_centre": "mass-centre attack",
+    "lens_top_k": "LENS-aware attack",
+}
+
+
+def units(name: str, *, training: str = "natural", cache: Path, **chosen) -> dict[str, Callable[[], Subject]]:
+    """`subjects.units`, with the digit network trained as `lib.robust` says where training is not natural."""
+    found = subjects.units(name, cache=cache, pool=1, **chosen)
+    if training == "natural":
+        return found
+    if name != DIGITS:
+        raise InputError(f"there is no {training} training of {name}; only of {DIGITS}")
+    return {
+        f"{unit}-{training}": lambda load=load: replace(load(), network=_robust(training, cache))
+        for unit, load in found.items()
+    }
+
+
+def attacked(
+    load: Callable[[], Subject],
+    *,
+    methods: Sequence[str],
+    attacks: Sequence[str],
+    epsilons: Sequence[float],
+    unit: float,
+    k: int,
+    radii: Sequence[int],
+    iterations: int,
+    steps: int,
+    measure: str = "spearman",
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Every score of every method, attack and epsilon for the images of one unit, with chance level and adjusted score.
+
+    epsilons: in units of `unit` pixel values, 1/255 or 1. iterations: of each attack, of size 2.5 epsilon / iterations.
+    steps: points of integrated gradients. k, radii: of the scores; the LENS-aware attack uses the first radius.
+    Images that the network gets wrong, and constant maps, are NaN. `flipped`: whether the class has changed, which
+    only one-shot noise can do. `amplitude`: mean change of a pixel value, in the unit of epsilon.
+    """
+    of = load()
+    smooth = softplus_twin(of.model)
+    parts = []
+    for name in methods:
+        method = Method(name, steps if name == "integrated_gradients" else 1)
+        clean = normalised(raw_maps(of.model, of.x, of.target, method))
+        for aim in attacks:
+            for epsilon in epsilons:
+                size = epsilon * unit
+                how = _attack(aim, size, iterations, k, measure, radii[0])
+                x = _perturbed(of, method, aim, size, how, smooth, seed)
+                scores = _scores(of, method, clean, x, k, radii)
+                scores["amplitude"] = (x - of.x).abs().flatten(1).mean(1) / unit
+                parts.append(_rows(of, scores).assign(method=name, attack=aim, epsilon=epsilon))
+    return pd.concat(parts, ignore_index=True).assign(model=of.network.name, k=k, data=_data(of))
+
+
+def aware(
+    load: Callable[[], Subject],
+    *,
+    methods: Sequence[str],
+    epsilon: float,
+    unit: float,
+    k: int,
+    radii: Sequence[int],
+    iterations: int,
+    steps: int,
+    measure: str = "top_k",
+    seed: int = 0,
+) -> pd.DataFrame:
+    """The LENS-aware attack of each radius beside the top-k attack, scored at that radius: column `radius`.
+
+    Both at equal epsilon, from the image, and by the same measure. Scores have no radius in their names.
+    """
+    parts = []
+    options = {"methods": methods, "epsilons": [epsilon], "unit": unit, "k": k, "iterations": iterations}
+    options |= {"steps": steps, "measure": measure, "seed": seed}
+    plain = attacked(load, attacks=["random1", "top_k"], radii=radii, **options)
+    for radius in radii:
+        lens = attacked(load, attacks=["lens_top_k"], radii=[radius], **options)
+        for table in (plain, lens):
+            parts.append(_of_radius(table, radius))
+    return pd.concat(parts, ignore_index=True)
+
+
+def chance_as_line(scores: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
+    """The rows of some metrics, chance levels among them as those of an attack "chance", the mean over attacks.
+
+    A column `panel` names method and metric; rows are sorted by it, in the order of `metrics` within a method.
+    """
+    level = scores["metric"].str.endswith("_chance")
+    metric = scores["metric"].str.removesuffix("_chance")
+    rows = scores.assign(metric=metric, attack=scores["attack"].mask(level, "chance"))
+    rows = rows[rows["metric"].isin(list(metrics))]
+    known = [column for column in ("image", "method", "metric", "attack", "epsilon") if column in rows]
+    rows = rows.groupby(known, sort=False)["value"].mean().reset_index()
+    place = rows["method"].map(plots.named) + ", " + rows["metric"].map(plots.named)
+    rows = rows.assign(panel=place, attack=rows["attack"].replace(NAMES), order=rows["metric"].map(list(metrics).index))
+    return rows.sort_values(["method", "order"], kind="stable", ignore_index=True)
+
+
+def answers(
+    load: Callable[[], Subject], *, epsilon: float, iterations: int, steps: int = 1, seed: int = 0
+) -> pd.DataFrame:
+    """Clean and PGD accuracy of a unit: rows of metric `clean_right` and `pgd_right`, 1 where the network is right."""
+    of = load()
+    ball = {"epsilon": epsilon, "step": 2.5 * epsilon / iterations, "iterations": iterations}
+    found = robust_answers(of.model, of.x, of.target, images=of.images, seed=seed, **ball)
+    rows = _rows(of, {"clean_right": found[:, 0], "pgd_right": found[:, 1]})
+    return rows.assign(model=of.network.name, epsilon=epsilon, data=_data(of))
+
+
+def scale_invariance(load: Callable[[], Subject], *, steps: int, k: int, iterations: int = 100) -> pd.DataFrame:
+    """IG against input x gradient on the network of Chen et al. for Flower, random weights, its own class explained.
+
+    Rows of metric spearman and top_k (1 where the two maps agree), and `evaluations_saved`: evaluations of the released
+    attack on IG (three restarts of `iterations`, which repeat each other) over ours on input x gradient.
+    """
+    of = _standardised(load())
+    ig, ixg = Method("integrated_gradients", steps), Method("input_x_gradient")
+    maps = [normalised(raw_maps(of.model, of.x, of.target, method)) for method in (ig, ixg)]
+    found = locality(*maps, k=k, radii=())
+    released, ours = 3 * iterations * (5 * steps + 1), iterations * (5 + 1)  # and one prediction an iteration
+    saved = torch.full((len(of.x),), released / ours)
+    scores = {"spearman": found["spearman"], "top_k": found["top_k"], "evaluations_saved": saved}
+    rows = _rows(of, scores)
+    return rows.assign(
+        model=of.network.name, k=k, data=_data(of), method="integrated_gradients", attack="none", epsilon=0.0
+    )
+
+
+def _attack(aim: str, epsilon: float, iterations: int, k: int, measure: str, radius: int) -> Attack | None:
+    if aim == "random1":
+        return None
+    step = 2.5 * epsilon / iterations
+    return Attack(AIMS.get(aim, aim), epsilon, step, iterations, k, measure=measure, radius=radius)
+
+
+def _perturbed(of: Subject, method, aim: str, epsilon: float, how, smooth: nn.Module, seed: int) -> Tensor:
+    if how is None:
+        return random_sign(of.x, epsilon=epsilon, images=of.images, seed=seed)
+    return attack(of.model, of.x, of.target, method, how, images=of.images, surrogate=smooth, seed=seed).x
+
+
+def _scores(of: Subject, method: Method, clean: Tensor, x: Tensor, k: int, radii: Sequence[int]) -> dict[str, Tensor]:
+    """{metric: (B,)} with NaN for images that are left out: the network is wrong, or a map is constant."""
+    after = normalised(raw_maps(of.model, x, of.target, method))
+    constant = [maps.flatten(1).amax(1) == maps.flatten(1).amin(1) for maps in (clean, after)]
+    usable = of.answers()[1] & ~constant[0] & ~constant[1]
+    if usable.sum() < 2:  # nothing to take a chance level from
+        return {"top_k": torch.full((len(x),), torch.nan)}
+    found = with_chance(clean[usable], after[usable], k=k, radii=radii)
+    scores = {}
+    for name, values in found.items():
+        scores[name] = torch.full((len(x),), torch.nan, dtype=torch.float64)
+        scores[name][usable.cpu()] = values
+    with torch.no_grad():
+        scores["flipped"] = (of.model(x).argmax(1) != of.target).double().where(usable, torch.nan)
+    return scores
+
+
+def _of_radius(table: pd.DataFrame, radius: int) -> pd.DataFrame:
+    """The scores of one radius, without it in their names, and those that have none."""
+    free = ["top_k", "top_k_chance", "top_k_adjusted", "spearman", "flipped"]
+    suffix = f"_{radius}"
+    names = {name: name for name in free}
+    for name in table["metric"].unique():
+        if name.startswith("lens_") and "spearman" not in name and suffix in name:
+            names[name] = name.replace(suffix, "")
+    rows = table[table["metric"].isin(list(names))]
+    return rows.assign(metric=rows["metric"].map(names), radius=radius)
+
+
+def _rows(of: Subject, scores: dict[str, Tensor]) -> pd.DataFrame:
+    ids, labels = zip(*of.items, strict=True)
+    parts = [
+        pd.DataFrame({"image": ids, "label": labels, "metric": name, "value": values.double().cpu().numpy()})
+        for name, values in scores.items()
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def _data(of: Subject) -> str:
+    return "digits" if of.network.family == "small-cnn" else "photographs"
+
+
+@lru_cache(maxsize=1)
+def _robust(training: str, cache: Path) -> Network:
+    return robust_digit_network(training, cache=cache)
+
+
+def _standardised(of: Subject) -> Subject:
+    """The subject's photographs at 128 pixels with the untrained Flower network, and the classes it gives them."""
+    model = rar_network(classes=17, units=1).to(best_device())
+    x = torch.nn.functional.interpolate(of.x, size=128, mode="bilinear", antialias=True).clamp(0, 1)
+    with torch.no_grad():
+        target = model(x).argmax(1)
+    network = Network("rar_flower", model, 128, 128, "bilinear", (0.0,) * 3, (1.0,) * 3, "rar")
+    return replace(of, network=network, x=x, target=target)
