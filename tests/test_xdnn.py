@@ -168,6 +168,19 @@ def test_contrast_changes_nothing_without_biases(pair):
         assert (changed[0.01] == 0) == (twin == "x")
 
 
+def test_loading_may_train_a_network(pair):
+    def load():
+        assert torch.is_grad_enabled()
+        return pair["x"]()
+
+    asked = {"steps": 1, "precisions": ["float32"]}
+    xdnn.equivalence(load, **asked)
+    xdnn.benchmark(load, steps=1, modes=["corrected"])
+    xdnn.contrast(load, contrasts=[1.0])
+    xdnn.answers(load)
+    xdnn.curves(load, "keep_positive", steps=1)
+
+
 def test_the_cost_is_paired_by_image(pair):
     scores = pd.concat([xdnn.answers(load).assign(twin=twin, model="mnist") for twin, load in pair.items()])
     cost = xdnn.accuracy_cost(scores)

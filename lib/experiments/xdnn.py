@@ -228,17 +228,17 @@ def curves(load: Callable[[], Subject], game: str, *, mode: str = "corrected", s
     return found | {"fractions": games.fractions}
 
 
-@torch.no_grad()
 def contrast(load: Callable[[], Subject], *, contrasts: list[float]) -> pd.DataFrame:
     """Metric "accuracy" at each contrast, and "changed": whether the prediction is another than at contrast 1.
 
     Contrast c: the normalised image is multiplied by c (val.py:158-171), so that pixels approach the mean colour.
     """
-    of, rows = load(), []
+    of, rows = load(), []  # which may train a network
     zero = origin(of.model)
-    first = of.model(of.x).argmax(1)
-    for c in contrasts:
-        predicted = of.model(zero + c * (of.x - zero)).argmax(1)
+    with torch.no_grad():
+        predictions = {c: of.model(zero + c * (of.x - zero)).argmax(1) for c in contrasts}
+        first = of.model(of.x).argmax(1)
+    for c, predicted in predictions.items():
         for metric, value in (("accuracy", predicted == of.target), ("changed", predicted != first)):
             found = _rows(of, ("none", "-", 0, "corrected"), metric, value)
             rows += [row | {"contrast": c} for row in found]
