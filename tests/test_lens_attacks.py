@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from lib import InputError
+from lib import InputError, plots
 from lib.attacks import Method, normalised, raw_maps
 from lib.experiments import lens_attacks
 from lib.experiments.subjects import Subject
@@ -88,9 +88,9 @@ def test_answers_before_and_after_pgd(of):
 
 
 def test_chance_levels_become_a_line_of_their_own(rows):
-    table = lens_attacks.chance_as_line(rows, ["lens_recall_1", "top_k"])
+    table = plots.chance_as_line(rows, ["lens_recall_1", "top_k"])
     assert set(table["metric"]) == {"lens_recall_1", "top_k"}
-    assert set(table["attack"]) == {*map(lens_attacks.NAMES.get, lens_attacks.ATTACKS), "chance"}
+    assert set(table["attack"]) == {*map(plots.ATTACKS.get, lens_attacks.ATTACKS), "chance"}
     assert table["panel"].drop_duplicates().tolist()[0] == "gradient, LENS recall, w = 1"
     chance = table[(table["attack"] == "chance") & (table["metric"] == "top_k") & (table["image"] == "image-0")]
     expected = rows[(rows["metric"] == "top_k_chance") & (rows["image"] == "image-0")]

@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from lib import InputError, plots
+from lib import InputError
 from lib.attacks import Attack, Method, attack, normalised, random_sign, raw_maps, robust_answers, softplus_twin
 from lib.experiments import subjects
 from lib.experiments.subjects import DIGITS, Subject
@@ -21,13 +21,6 @@ from lib.robust import robust_digit_network
 
 ATTACKS = ("random1", "random_walk", "top_k", "mass_centre")
 AIMS = {"random_walk": "random"}  # attacks whose name in the tables is not that of `Attack.aim`
-NAMES = {
-    "random1": "random signs",
-    "random_walk": "random walk",
-    "top_k": "top-k attack",
-    "mass_centre": "mass-centre attack",
-    "lens_top_k": "LENS-aware attack",
-}
 
 
 def units(name: str, *, training: str = "natural", cache: Path, **chosen) -> dict[str, Callable[[], Subject]]:
@@ -107,22 +100,6 @@ def aware(
         for table in (plain, lens):
             parts.append(_of_radius(table, radius))
     return pd.concat(parts, ignore_index=True)
-
-
-def chance_as_line(scores: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
-    """The rows of some metrics, chance levels among them as those of an attack "chance", the mean over attacks.
-
-    A column `panel` names method and metric; rows are sorted by it, in the order of `metrics` within a method.
-    """
-    level = scores["metric"].str.endswith("_chance")
-    metric = scores["metric"].str.removesuffix("_chance")
-    rows = scores.assign(metric=metric, attack=scores["attack"].mask(level, "chance"))
-    rows = rows[rows["metric"].isin(list(metrics))]
-    known = [column for column in ("image", "method", "metric", "attack", "epsilon") if column in rows]
-    rows = rows.groupby(known, sort=False)["value"].mean().reset_index()
-    place = rows["method"].map(plots.named) + ", " + rows["metric"].map(plots.named)
-    rows = rows.assign(panel=place, attack=rows["attack"].replace(NAMES), order=rows["metric"].map(list(metrics).index))
-    return rows.sort_values(["method", "order"], kind="stable", ignore_index=True)
 
 
 def answers(

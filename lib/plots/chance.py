@@ -1,10 +1,12 @@
 """Scores beside their chance levels."""
 
+from collections.abc import Sequence
+
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from lib.plots.house import UNDECIDED, house, named, palette
+from lib.plots.house import ATTACKS, UNDECIDED, house, named, palette
 
 
 def beside_chance(table: pd.DataFrame, *, rows: str, panels: str, xlabel: str) -> Figure:
@@ -49,3 +51,21 @@ def beside_chance(table: pd.DataFrame, *, rows: str, panels: str, xlabel: str) -
         fig.legend([*handles.values(), ring], [*handles, "chance level"], loc="outside upper center", ncols=3)
         fig.supxlabel(xlabel, fontsize=8)
     return fig
+
+
+def chance_as_line(scores: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
+    """The rows of some metrics, chance levels among them as those of an attack "chance", the mean over attacks.
+
+    A column `panel` names method and metric; rows are sorted by it, in the order of `metrics` within a method.
+    """
+    level = scores["metric"].str.endswith("_chance")
+    metric = scores["metric"].str.removesuffix("_chance")
+    rows = scores.assign(metric=metric, attack=scores["attack"].mask(level, "chance"))
+    rows = rows[rows["metric"].isin(list(metrics))]
+    known = [column for column in ("image", "method", "metric", "attack", "epsilon") if column in rows]
+    rows = rows.groupby(known, sort=False)["value"].mean().reset_index()
+    place = rows["method"].map(named) + ", " + rows["metric"].map(named)
+    rows = rows.assign(
+        panel=place, attack=rows["attack"].replace(ATTACKS), order=rows["metric"].map(list(metrics).index)
+    )
+    return rows.sort_values(["method", "order"], kind="stable", ignore_index=True)

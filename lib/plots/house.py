@@ -88,6 +88,13 @@ MASKS = {
     "keep_absolute": "KAM ↑ (accuracy)",
     "remove_absolute": "RAM ↓ (accuracy)",
 }
+ATTACKS = {
+    "random1": "random signs",
+    "random_walk": "random walk",
+    "top_k": "top-k attack",
+    "mass_centre": "mass-centre attack",
+    "lens_top_k": "LENS-aware attack",
+}
 TWINS = {"regular": "with biases", "x": "without biases", "stripped": "biases taken out after training"}
 METRICS = {
     "insertion": "insertion",
