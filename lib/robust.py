@@ -120,4 +120,5 @@ def robust_digit_network(kind: str, *, cache: Path, seed: int = 0, schedule: Sch
         options = {"epochs": how.epochs, "batch": how.batch, "learning_rate": how.learning_rate}
         return fit(model, train.x, train.y, seed=seed, loss=loss, label=name, **options)
 
-    return kept(name, unit_key(name, ["lib.robust"], seed=seed, schedule=vars(how)), cache, trained)
+    key = unit_key(name, ["lib.robust"], seed=seed, schedule=vars(how))
+    return prepared_digits(name, kept(digit_cnn(), trained, cache=cache, key=key))
