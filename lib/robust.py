@@ -13,7 +13,7 @@ from lib.attacks.pgd import pgd
 from lib.digits import digits
 from lib.models import Network, best_device
 from lib.provenance import unit_key
-from lib.training import digit_cnn, digit_network, fit, kept
+from lib.training import digit_cnn, digit_network, fit, kept, prepared_digits
 
 KINDS = ("natural", "pgd", "ig_norm", "ig_sum_norm")
 
