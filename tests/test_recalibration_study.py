@@ -150,7 +150,7 @@ def test_units_cover_every_image_once(tmp_path):
     photographs = subjects.units("efficientnet_lite0", group=2, **asked)
     assert [len(load.args[1]) for load in photographs.values()] == [2, 2, 1]
     digits = subjects.units("mnist_cnn", group=2, **asked)
-    assert [load.args[:2] for load in digits.values()] == [(0, 16), (16, 20)]
+    assert [load.args[1:3] for load in digits.values()] == [(0, 16), (16, 20)]
     with pytest.raises(InputError, match="at least 1"):
         subjects.units("mnist_cnn", group=0, **asked)
 

@@ -267,7 +267,7 @@ def test_published_values_stand_beside_ours_only_where_model_and_steps_agree():
 
 def test_the_authors_log_is_complete_and_names_no_model():
     table = pd.read_csv(PUBLISHED)
-    columns = "paper item model path rule steps fraction metric value source note"
+    columns = "paper item model path rule steps fraction metric value source note attack epsilon"
     assert list(table) == columns.split()
     log = table[table["paper"] == "tmlr"]
     assert len(log) == 20
