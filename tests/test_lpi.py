@@ -251,11 +251,11 @@ def published():
     return pd.read_csv(PUBLISHED)
 
 
-KEYS = ["paper", "item", "model", "path", "rule", "steps", "fraction", "metric", "attack", "epsilon"]
+PUBLISHED_KEYS = ["paper", "item", "model", "path", "rule", "steps", "fraction", "metric", "attack", "epsilon"]
 
 
 def test_published_values_have_unique_keys_and_a_source(published):
-    assert not published.duplicated(KEYS).any()
+    assert not published.duplicated(PUBLISHED_KEYS).any()
     assert published[["paper", "item", "metric", "value", "source", "note"]].notna().all(axis=None)
     assert (published["fraction"].notna() == published["metric"].str.endswith("_curve")).all()
 
