@@ -100,6 +100,14 @@ def test_run_then_skip_then_every_reason_to_run_again(root, capsys):
     table.write_text(content)
     assert reason(root) == ""
 
+    path = root / "notebooks" / "first.ipynb"
+    document = nbformat.read(path, as_version=4)
+    document.cells.append(nbformat.v4.new_markdown_cell("What we read."))
+    nbformat.write(document, path)
+    assert reason(root) == "text changed: notebooks/first.ipynb"
+    document.cells.pop()
+    nbformat.write(document, path)
+
     state = root / ".cache" / "state" / "laptop" / "first.json"
     old = json.loads(state.read_text())
     old["fingerprint"]["versions"]["torch"] = "1.0"

@@ -18,6 +18,7 @@ REPORTED = ("claims.csv", "report.html")  # the report's own products, which a f
 REASONS = {  # part of a fingerprint -> what is said when it differs
     "versions": "versions changed",
     "code": "code changed",
+    "prose": "text changed",  # the units are kept, but an executed copy is to be read
     "parameters": "parameters changed",
     "shared": "parameters changed",
     "data": "data changed",
@@ -142,7 +143,9 @@ def _job(this: Study, path: Path) -> Job:
 def fingerprint(this: Study, job: Job) -> dict[str, Mapping[str, object]]:
     """Everything that decides the results of a notebook, as {part: {name: hash or value}}."""
     notebook = nbformat.read(job.path, as_version=4)
-    cells = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
+    cells, prose = (
+        "\n".join(cell.source for cell in notebook.cells if cell.cell_type == kind) for kind in ("code", "markdown")
+    )
     own = read_json(this.state(job.name)).get("products", {})
     inputs = this.products() if job.name == "report" else {}
     parts = {
@@ -151,6 +154,7 @@ def fingerprint(this: Study, job: Job) -> dict[str, Mapping[str, object]]:
             f"notebooks/{job.path.name}": provenance.digest(cells),
             **provenance.code_hash(cells=cells, root=this.root),
         },
+        "prose": {f"notebooks/{job.path.name}": provenance.digest(prose)},
         "parameters": {n: v for n, v in job.values.items() if n not in ("output", *DATA)},
         "shared": provenance.named_files(cells, this.root / "params", root=this.root),
         "data": {n: provenance.data_identity(job.values[n]) for n in DATA if n in job.values},
@@ -164,7 +168,8 @@ def why(this: Study, job: Job) -> str:
     state = read_json(this.state(job.name))
     if not state:
         return "never run here"
-    old, new = state["fingerprint"], fingerprint(this, job)
+    new = fingerprint(this, job)
+    old = {part: state["fingerprint"].get(part, {}) for part in new}  # an earlier version may not have noted all
     reasons = []
     for part, said in REASONS.items():
         names = [n for n in sorted({*old[part], *new[part]}) if old[part].get(n) != new[part].get(n)]
