@@ -139,13 +139,14 @@ def _share(inside: Tensor, picks: Tensor) -> Tensor:
 
 def _ranks(rows: Tensor, order: Tensor) -> Tensor:
     """Ranks of (B, P) values, ties given their average, centred and scaled to length 1; NaN where all are equal."""
+    middle = (rows.shape[1] - 1) / 2
     ordered = rows.gather(1, order)
-    new = torch.ones_like(ordered, dtype=torch.bool)
-    new[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
-    first = new.flatten().nonzero().flatten()  # of each group of equals; none runs over the end of a row
-    sizes = torch.diff(first, append=torch.tensor([new.numel()]))
-    places = ((first % rows.shape[1]).double() + (sizes - 1) / 2).repeat_interleave(sizes).view_as(rows)
-    ranks = torch.empty_like(places).scatter_(1, order, (rows.shape[1] - 1) / 2 - places)
+    places = torch.arange(rows.shape[1], dtype=torch.float64).repeat(len(rows), 1)
+    for row in (ordered[:, 1:] == ordered[:, :-1]).any(1).nonzero().flatten().tolist():
+        _, sizes = ordered[row].unique_consecutive(return_counts=True)
+        last = sizes.cumsum(0) - 1
+        places[row] = (last - (sizes - 1) / 2).repeat_interleave(sizes)
+    ranks = torch.empty_like(places).scatter_(1, order, middle - places)
     return ranks / ranks.norm(dim=1, keepdim=True)
 
 

@@ -67,13 +67,16 @@ def descending(maps: Tensor) -> Tensor:
     rows = maps.flatten(1)
     if rows.dtype != torch.float32:
         return rows.argsort(dim=1, descending=True, stable=True)
-    # NumPy sorts whole numbers twice as fast as anything argsorts stably. The bits of a float, read as an integer,
-    # grow with its size; below them comes the place.
-    bits = (0.0 - rows).numpy().view(np.int32)  # 0 - x has no negative zero
-    keys = np.where(bits < 0, bits ^ np.int32(0x7FFFFFFF), bits).astype(np.int64) << 32
-    keys |= np.arange(rows.shape[1])
-    keys.sort(axis=1)
-    return torch.from_numpy(keys & 0xFFFFFFFF)
+    # The bits of a float, with some of them turned round, are a whole number of the same order; and NumPy sorts halves
+    # of it, first the lower and then the upper, in a quarter of the time that sorting floats by place takes.
+    bits = (0.0 - rows).numpy().view(np.uint32)  # 0 - x has no negative zero
+    keys = bits ^ np.where(bits >> 31, np.uint32(0xFFFFFFFF), np.uint32(0x80000000))
+    places = np.empty(keys.shape, np.int64)
+    for key, found in zip(keys, places, strict=True):
+        low, high = key.astype(np.uint16), (key >> 16).astype(np.uint16)
+        by_low = low.argsort(kind="stable")
+        found[:] = by_low[high[by_low].argsort(kind="stable")]
+    return torch.from_numpy(places)
 
 
 def diverse(order: Tensor, shape: torch.Size, k: int, radius: int, *, released: bool = False) -> Tensor:
