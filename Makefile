@@ -9,7 +9,7 @@ READY   := $(if $(filter .venv/bin/python,$(PY)),.venv/installed)
 RUN      = $(PY) -m lib.run
 OPTIONS  = --profile $(PROFILE) $(if $(ONLY),--only "$(ONLY)") $(if $(IMAGENET),--images "$(IMAGENET)") \
            $(if $(WEIGHTS),--weights "$(WEIGHTS)") $(if $(NHANES),--nhanes "$(NHANES)") \
-           $(if $(OUTPUT),--output "$(OUTPUT)")
+           $(if $(DATASETS),--datasets "$(DATASETS)") $(if $(OUTPUT),--output "$(OUTPUT)")
 NOTEBOOKS = $(wildcard notebooks/*.ipynb)
 JUNK      = $(wildcard .cache .pytest_cache .ruff_cache build __pycache__ */__pycache__ */*/__pycache__ \
             */.ipynb_checkpoints) $(filter-out %/laptop %/bench.csv,$(wildcard results/* figures/*))
@@ -24,7 +24,7 @@ export MALLOC_MMAP_THRESHOLD_ = 1073741824
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z%<>-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo '  options: PROFILE=smoke|laptop|sample|imagenet  ONLY="name ..."  IMAGENET=folder  WEIGHTS=folder'
-	@echo '           NHANES=folder (X_sparsity.csv and y_sparsity.npy)  OUTPUT=folder'
+	@echo '           NHANES=folder (X_sparsity.csv and y_sparsity.npy)  DATASETS=folder (MNIST, GTSRB, ...)  OUTPUT=folder'
 	@echo '           PYTHON=python3.12 (what .venv is made with)  PY=python (use the active environment instead)'
 
 reproduce: $(READY)  ## run every notebook whose inputs changed, then the report

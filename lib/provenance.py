@@ -72,9 +72,12 @@ def data_identity(*sources: str) -> str:
     return digest(listing)
 
 
-def unit_key(name: str, modules: Iterable[str], *, images: str = "packaged", weights: str = "", **settings) -> str:
+def unit_key(
+    name: str, modules: Iterable[str], *, images: str = "packaged", weights: str = "", datasets: str = "", **settings
+) -> str:
     """Key for `evaluate`: changes with the code of `modules`, the data, the versions and the settings."""
-    identity = [code_hash(modules), data_identity(images, weights), decisive_versions(), settings]
+    data = data_identity(images, weights, datasets)
+    identity = [code_hash(modules), data, decisive_versions(), settings]
     return f"{name}-{digest(identity)}"
 
 

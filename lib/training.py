@@ -137,13 +137,16 @@ def digit_network(
     epochs = epochs or (40 if permuted else 8)
     train = partial(_trained, permuted=permuted, bias=bias, seed=seed, epochs=epochs, label=name)
     key = unit_key(name, ["lib.training"], seed=seed, epochs=epochs)
-    return prepared_digits(name, kept(digit_cnn(bias=bias), train, cache=cache, key=key))
+    return prepared(name, kept(digit_cnn(bias=bias), train, cache=cache, key=key), (1, 28, 28))
 
 
-def prepared_digits(name: str, model: nn.Module) -> Network:
-    """A trained network of digits, prepared for attribution, on the best device."""
-    model = prepare(model, shape=(1, 28, 28)).to(best_device())
-    return Network(name, model, 28, 28, "bilinear", MEAN, STD, "small-cnn")
+def prepared(name: str, model: nn.Module, shape: tuple[int, int, int]) -> Network:
+    """A small trained network of images (C, S, S), prepared for attribution, on the best device."""
+    model = prepare(model, shape=shape).to(best_device())
+    grey, side = shape[0] == 1, shape[1]
+    # Networks of colour images standardise each image themselves.
+    mean, std, family = (MEAN, STD, "small-cnn") if grey else ((0.0,) * 3, (1.0,) * 3, "rar")
+    return Network(name, model, side, side, "bilinear", mean, std, family)
 
 
 def kept(model: nn.Module, train: Callable[[], nn.Module], *, cache: Path, key: str) -> nn.Module:

@@ -6,6 +6,7 @@ from torch import nn
 
 from lib import InputError, plots
 from lib.attacks import Method, normalised, raw_maps
+from lib.digits import digits
 from lib.experiments import lens_attacks
 from lib.experiments.subjects import Subject
 from lib.metrics.stability import spearman
@@ -98,10 +99,22 @@ def test_chance_levels_become_a_line_of_their_own(rows):
     assert chance["value"].tolist() == pytest.approx(expected.tolist())
 
 
-def test_trained_networks_are_of_digits_only(tmp_path):
-    with pytest.raises(InputError, match="no pgd training of resnet50"):
-        chosen = {"images": "packaged", "limit": 2, "digits_limit": 8, "group": 2, "weights": ""}
-        lens_attacks.units("resnet50", training="pgd", cache=tmp_path, **chosen)
+def test_units_of_an_image_set_cover_it_in_groups(tmp_path, monkeypatch):
+    made = []
+
+    def trained(training, data, **asked):
+        made.append((training, data))
+        return Network("made up", nn.Identity(), 28, 28, "bilinear", (0.0,), (1.0,), "small-cnn")
+
+    monkeypatch.setattr(lens_attacks, "_trained", trained)
+    chosen = {"root": "", "limit": 20, "cache": tmp_path}
+    found = lens_attacks.set_units("mnist_5k", "pgd", group=8, **chosen)
+    assert list(found) == ["mnist_5k-pgd-0-8", "mnist_5k-pgd-8-16", "mnist_5k-pgd-16-20"]
+    subjects = [load() for load in found.values()]
+    assert [image for of in subjects for image in of.images] == digits("test").ids[:20]
+    assert made == [("pgd", "mnist_5k")] * 3
+    with pytest.raises(InputError, match="group is 0"):
+        lens_attacks.set_units("mnist_5k", "pgd", group=0, **chosen)
 
 
 def test_standardised_images_have_mean_0_and_deviation_1():

@@ -6,8 +6,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from lib import InputError, robust, training
-from lib.digits import digits
-from lib.robust import Schedule, loss_attribution, robust_digit_network, robust_loss
+from lib.digits import Digits, digits
+from lib.robust import Schedule, loss_attribution, robust_loss, schedule, trained_network
 
 
 class Line(nn.Module):
@@ -89,26 +89,48 @@ def test_unknown_kinds_are_one_sentence(tmp_path):
     with pytest.raises(InputError, match="did you mean 'ig_norm'"):
         robust_loss("ig_nrom", Schedule())
     with pytest.raises(InputError, match="did you mean 'pgd'"):
-        robust_digit_network("pdg", cache=tmp_path)
+        trained_network("pdg", cache=tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["natural", "pgd", "ig_norm", "ig_sum_norm"])
 def test_a_network_is_trained_once_and_kept(tmp_path, monkeypatch, kind):
     few = digits("train").take(range(60))
+    monkeypatch.setattr(training, "digits", lambda part: few)
+    monkeypatch.setattr(robust, "image_set", lambda data, part, root: few)
     for module in (training, robust):
-        monkeypatch.setattr(module, "digits", lambda part: few)
         monkeypatch.setattr(module, "best_device", lambda: torch.device("cpu"))
     natural = training.digit_network
     monkeypatch.setattr(robust, "digit_network", lambda **asked: natural(**asked, epochs=1))
     how = None if kind == "natural" else Schedule(iterations=1, m=2, m_inner=1, epochs=1, batch=30)
-    first = robust_digit_network(kind, cache=tmp_path, schedule=how)
+    first = trained_network(kind, cache=tmp_path, how=how)
     assert not first.model.training and not any(p.requires_grad for p in first.model.parameters())
     assert first.name == ("mnist_cnn" if kind == "natural" else f"mnist_cnn_{kind}")
     monkeypatch.setattr(robust, "fit", None)
     monkeypatch.setattr(training, "fit", None)
-    again = robust_digit_network(kind, cache=tmp_path, schedule=how)
+    again = trained_network(kind, cache=tmp_path, how=how)
     for one, other in zip(first.model.state_dict().values(), again.model.state_dict().values(), strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("kind", ["natural", "ig_sum_norm"])
+def test_colour_images_get_the_residual_network(tmp_path, monkeypatch, kind):
+    torch.manual_seed(0)
+    signs = Digits(torch.rand(8, 3, 32, 32), torch.arange(8), [f"sign-{i}" for i in range(8)])
+    monkeypatch.setattr(robust, "image_set", lambda data, part, root: signs)
+    monkeypatch.setattr(robust, "NATURAL", Schedule(epochs=1, batch=4))
+    how = None if kind == "natural" else Schedule(8 / 255, 2 / 255, 1, 2, 1, epochs=1, batch=4)
+    network = trained_network(kind, "gtsrb", cache=tmp_path, how=how)
+    assert network.name == f"gtsrb_{kind}" and network.size == 32
+    assert network.model(signs.x.to(robust.best_device())).shape == (8, 43)
+
+
+def test_schedules_of_the_image_sets():
+    assert schedule("pgd") == Schedule()
+    assert schedule("ig_sum_norm").weight == 0.1 and schedule("ig_sum_norm", "gtsrb").weight == 1
+    assert schedule("pgd", "flowers17").epsilon == 8 / 255 and schedule("pgd", "flowers17").iterations == 6
+    assert schedule("pgd", "mnist_5k", "released") == Schedule(0.3, 0.01, 40, 50, 10, epochs=83, learning_rate=1e-4)
+    with pytest.raises(InputError, match="did you mean 'released'"):
+        schedule("pgd", "mnist", "relased")
 
 
 def test_pgd_training_raises_pgd_accuracy():

@@ -24,7 +24,7 @@ from lib.metrics.chance import adjusted, with_chance
 from lib.metrics.locality import dilate, diverse_top_k, pixel_map
 from lib.models import Network
 from lib.modular import modular
-from lib.robust import robust_digit_network
+from lib.robust import trained_network
 
 METHODS = ("gradient", "input_x_gradient", "integrated_gradients", "gradient_shap", "deeplift", "lrp")
 ROBUST = {"mnist_cnn_pgd": DIGITS, "resnet50_pgd": "resnet50"}  # PGD-trained: the natural one it is compared with
@@ -53,7 +53,8 @@ def units(
     if name == natural:
         return found
     return {
-        unit: lambda load=load: replace(load(), network=_robust(name, weights, cache)) for unit, load in found.items()
+        f"{unit}-pgd": lambda load=load: replace(load(), network=_robust(name, weights, cache))
+        for unit, load in found.items()
     }
 
 
@@ -61,7 +62,7 @@ def units(
 def _robust(name: str, weights: str, cache: Path) -> Network:
     if name == "resnet50_pgd":
         return robust_resnet50(weights)
-    return robust_digit_network("pgd", cache=cache)
+    return trained_network("pgd", cache=cache)
 
 
 def refused(of: Subject, methods: Sequence[str] = METHODS) -> dict[str, str]:

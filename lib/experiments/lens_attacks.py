@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import pandas as pd
@@ -12,28 +12,37 @@ from torch import Tensor, nn
 from lib import InputError
 from lib.attacks import Attack, Method, attack, normalised, random_sign, raw_maps, robust_answers, softplus_twin
 from lib.experiments import subjects
-from lib.experiments.subjects import DIGITS, Subject
+from lib.experiments.subjects import Subject
+from lib.imagesets import image_set
 from lib.metrics.chance import with_chance
 from lib.metrics.locality import locality
 from lib.models import Network, best_device
 from lib.rar import rar_network
-from lib.robust import robust_digit_network
+from lib.robust import Schedule, trained_network
 
 ATTACKS = ("random1", "random_walk", "top_k", "mass_centre")
 AIMS = {"random_walk": "random"}  # attacks whose name in the tables is not that of `Attack.aim`
 
 
-def units(name: str, *, training: str = "natural", cache: Path, **chosen) -> dict[str, Callable[[], Subject]]:
-    """`subjects.units`, with the digit network trained as `lib.robust` says where training is not natural."""
-    found = subjects.units(name, cache=cache, pool=1, **chosen)
-    if training == "natural":
-        return found
-    if name != DIGITS:
-        raise InputError(f"there is no {training} training of {name}; only of {DIGITS}")
-    return {
-        f"{unit}-{training}": lambda load=load: replace(load(), network=_robust(training, cache))
-        for unit, load in found.items()
-    }
+def units(name: str, *, cache: Path, **chosen) -> dict[str, Callable[[], Subject]]:
+    """`subjects.units`, for attacks, which draw no references."""
+    return subjects.units(name, cache=cache, pool=1, **chosen)
+
+
+def set_units(
+    data: str, training: str, *, root: str, limit: int, group: int, cache: Path, how: Schedule | None = None
+) -> dict[str, Callable[[], Subject]]:
+    """{unit name: what loads its subject}: `group` test images of an image set, with its network so trained.
+
+    data, root, limit: see `lib.imagesets.image_set`; training, how: see `lib.robust.trained_network`.
+    Raises InputError as they do, and for a group below 1.
+    """
+    if group < 1:
+        raise InputError(f"group is {group}; give the number of images computed together, at least 1")
+    count = len(_test(data, root, limit).ids)
+    parts = [slice(start, min(start + group, count)) for start in range(0, count, group)]
+    chosen = data, training, root, limit, cache, how
+    return {f"{data}-{training}-{part.start}-{part.stop}": partial(_of_set, part, *chosen) for part in parts}
 
 
 def attacked(
@@ -187,9 +196,15 @@ def _data(of: Subject) -> str:
     return "digits" if of.network.family == "small-cnn" else "photographs"
 
 
-@lru_cache(maxsize=1)
-def _robust(training: str, cache: Path) -> Network:
-    return robust_digit_network(training, cache=cache)
+def _of_set(part: slice, data: str, training: str, root: str, limit: int, cache: Path, how) -> Subject:
+    chosen, device = _test(data, root, limit).take(part), best_device()
+    x, target = chosen.x.to(device), chosen.y.to(device)
+    network = _trained(training, data, root=root, cache=cache, how=how)
+    return Subject(network, x, target, chosen.ids, x[:1], [-1] * len(x))
+
+
+_test = lru_cache(maxsize=1)(lambda data, root, limit: image_set(data, "test", root=root, limit=limit))
+_trained = lru_cache(maxsize=1)(trained_network)
 
 
 def _standardised(of: Subject) -> Subject:

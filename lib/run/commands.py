@@ -127,6 +127,7 @@ def main(arguments: list[str] | None = None, *, root: Path = ROOT) -> int:
     parser.add_argument("--images", default="", help="folder of ImageNet photographs")
     parser.add_argument("--weights", default="", help="folder or file of trained weights")
     parser.add_argument("--nhanes", default="", help="folder of the NHANES files X_sparsity.csv and y_sparsity.npy")
+    parser.add_argument("--datasets", default="", help="folder of MNIST, Fashion-MNIST, GTSRB and Flowers")
     parser.add_argument("--output", default="", help="folder for results/ and figures/ instead of this one")
     given = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a cluster stops jobs with it: same as Ctrl-C
@@ -138,7 +139,7 @@ def main(arguments: list[str] | None = None, *, root: Path = ROOT) -> int:
         "claim": lambda this: claim(this, given.name),
     }
     try:
-        data = {"images": given.images, "weights": given.weights, "nhanes": given.nhanes}
+        data = {"images": given.images, "weights": given.weights, "nhanes": given.nhanes, "datasets": given.datasets}
         this = study(given.profile, **data, output=given.output, root=root)
         return commands[given.command](this)
     except InputError as error:

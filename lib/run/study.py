@@ -13,7 +13,7 @@ from lib import ROOT, InputError, nearest, provenance
 from lib.run.parameters import declared, read_overrides, resolve
 
 PACKAGED, OWN_IMAGES = ("smoke", "laptop"), ("sample", "imagenet")
-DATA = ("images", "weights", "nhanes")  # parameters that the command line decides, compared by what they hold
+DATA = ("images", "weights", "nhanes", "datasets")  # decided by the command line, compared by what they hold
 REPORTED = ("claims.csv", "report.html")  # the report's own products, which a fresh clone holds before it ran
 REASONS = {  # part of a fingerprint -> what is said when it differs
     "versions": "versions changed",
@@ -23,6 +23,11 @@ REASONS = {  # part of a fingerprint -> what is said when it differs
     "shared": "parameters changed",
     "data": "data changed",
     "inputs": "new results",
+}
+_PACKAGED_DATA = {
+    "images": ("IMAGENET", "packaged photographs"),
+    "nhanes": ("NHANES", "a packaged table"),
+    "datasets": ("DATASETS", "packaged digits"),
 }
 _NO_PHOTOGRAPHS = (
     "Profile {profile} needs your own ImageNet photographs: type make reproduce PROFILE={profile} "
@@ -40,6 +45,7 @@ class Study:
     images: str  # absolute folder or "packaged"
     weights: str  # absolute folder or file, or ""
     nhanes: str = ""  # absolute folder, or "" for the packaged table
+    datasets: str = ""  # absolute folder of image sets in torchvision's layout, or ""
 
     @property
     def results(self) -> Path:
@@ -70,7 +76,7 @@ class Study:
 
     def private(self) -> dict[str, str]:
         """{path of this machine: what stands for it in anything published}."""
-        given = (self.images, self.weights, self.nhanes)
+        given = (self.images, self.weights, self.nhanes, self.datasets)
         own = {path: Path(path).name for path in given if Path(path).is_absolute()}
         folders = {sys.base_prefix: "<python>", sys.prefix: "<environment>", str(Path.home()): "~"}
         return folders | own | {str(self.output): ".", str(self.root): "."}
@@ -87,24 +93,30 @@ class Job:
 
 
 def study(
-    profile: str, *, images: str = "", weights: str = "", nhanes: str = "", output: str = "", root: Path = ROOT
+    profile: str,
+    *,
+    images: str = "",
+    weights: str = "",
+    nhanes: str = "",
+    datasets: str = "",
+    output: str = "",
+    root: Path = ROOT,
 ) -> Study:
     """Check the command line's choices; raises InputError for an unknown profile or missing data of one's own."""
     folders = (path.name for path in (root / "params").glob("*") if path.is_dir())
     profiles = sorted({*PACKAGED, *OWN_IMAGES, *folders})
     if profile not in profiles:
         raise InputError(f"There is no PROFILE={profile} among {', '.join(profiles)}; {nearest(profile, profiles)}")
-    if profile in OWN_IMAGES and not images and not nhanes:
+    if profile in OWN_IMAGES and not (images or nhanes or datasets):
         raise InputError(_NO_PHOTOGRAPHS.format(profile=profile))
-    if profile in PACKAGED and images:
-        print(f"IMAGENET is not used: profile {profile} has packaged photographs.", file=sys.stderr)
-        images = ""
-    if profile in PACKAGED and nhanes:
-        print(f"NHANES is not used: profile {profile} has a packaged table.", file=sys.stderr)
-        nhanes = ""
-    given = (images, weights, nhanes)
-    images, weights, nhanes = (str(Path(path).expanduser().resolve()) if path else "" for path in given)
-    return Study(root, profile, Path(output or root).expanduser().resolve(), images or "packaged", weights, nhanes)
+    own = {"images": images, "weights": weights, "nhanes": nhanes, "datasets": datasets}
+    for name, (option, packaged) in _PACKAGED_DATA.items():
+        if profile in PACKAGED and own[name]:
+            print(f"{option} is not used: profile {profile} has {packaged}.", file=sys.stderr)
+            own[name] = ""
+    found = {name: str(Path(path).expanduser().resolve()) if path else "" for name, path in own.items()}
+    found["images"] = found["images"] or "packaged"
+    return Study(root, profile, Path(output or root).expanduser().resolve(), **found)
 
 
 def prepare(this: Study, only: str = "") -> list[Job]:
