@@ -20,6 +20,8 @@ def prepare(module: nn.Module, *, shape: tuple = (3, 224, 224)) -> nn.Module:
     γw/√(σ² + ε) and bias γ(b - μ)/√(σ² + ε) + β. Which follows which is seen by running the module once on
     an input of `shape` (C, H, W), because layers need not run in the order of their definition. Batch norms
     that follow something else, such as those ahead of DenseNet's convolutions, stay.
+    Convolutions that pad at run time (`Conv2dSame`) are given the padding that images of `shape` ask for, to which the
+    result is thus bound.
     """
     module = deepcopy(module).eval().requires_grad_(False)
     folded = {}
@@ -30,7 +32,39 @@ def prepare(module: nn.Module, *, shape: tuple = (3, 224, 224)) -> nn.Module:
     for path, layer in list(module.named_modules(remove_duplicate=False)):
         if layer in folded:
             module.set_submodule(path, folded[layer])
+    _pad_ahead(module, shape)
     return module.requires_grad_(False).to(memory_format=torch.channels_last)
+
+
+@torch.no_grad()
+def _pad_ahead(module: nn.Module, shape: tuple) -> None:
+    """Replace each Conv2dSame by a convolution that need not copy its input to pad it: a tenth of a network's time.
+
+    Where it pads a row more at the end than at the start, the kernel gets a row of zeros ahead and the padding is even:
+    the same sums.
+    """
+    layers = [layer for layer in module.modules() if type(layer) is Conv2dSame and layer.dilation == (1, 1)]
+    if not layers:
+        return
+    sizes = {layer: set() for layer in layers}
+    hooks = [layer.register_forward_pre_hook(lambda of, args: sizes[of].add(args[0].shape[2:])) for layer in layers]
+    module(next(module.parameters()).new_zeros(1, *shape))
+    for hook in hooks:
+        hook.remove()
+    for path, layer in list(module.named_modules(remove_duplicate=False)):
+        if len(sizes.get(layer, ())) == 1:  # else unused, or used for inputs of several sizes
+            module.set_submodule(path, _padded(layer, *sizes[layer]))
+
+
+def _padded(layer: Conv2dSame, size: torch.Size) -> nn.Conv2d:
+    sides = zip(size, layer.kernel_size, layer.stride, strict=True)
+    total = [max((-(-side // stride) - 1) * stride + kernel - side, 0) for side, kernel, stride in sides]
+    down, right = (each % 2 for each in total)
+    weight = nn.functional.pad(layer.weight, (right, 0, down, 0))
+    options = {"stride": layer.stride, "padding": tuple(-(-each // 2) for each in total), "groups": layer.groups}
+    conv = nn.Conv2d(layer.in_channels, layer.out_channels, weight.shape[2:], bias=layer.bias is not None, **options)
+    conv.weight, conv.bias = nn.Parameter(weight), layer.bias
+    return conv.train(layer.training)
 
 
 @torch.enable_grad()

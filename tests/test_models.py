@@ -6,7 +6,7 @@ import timm
 import torch
 import torchvision
 from PIL import Image
-from timm.layers import BatchNormAct2d
+from timm.layers import BatchNormAct2d, Conv2dSame
 from torch import nn
 from torchvision.models import get_model_weights
 
@@ -436,3 +436,26 @@ def test_networks_go_to_the_best_device():
     assert best_device().type == ("cuda" if torch.cuda.is_available() else "cpu")
     network = load_network("efficientnet_lite0", prepared=False)
     assert network.model[0].mean.device.type == best_device().type
+
+
+@pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.parametrize("size", [(8, 8), (7, 8), (9, 9)])
+def test_convolutions_that_pad_at_run_time_are_given_their_padding(kernel, size):
+    torch.manual_seed(0)
+    same = Conv2dSame(4, 4, kernel, stride=2, groups=4).double()
+    x = torch.randn(2, 4, *size, dtype=torch.float64)
+    prepared = prepare(nn.Sequential(same), shape=(4, *size))
+    assert type(prepared[0]) is nn.Conv2d and type(same) is Conv2dSame
+    torch.testing.assert_close(prepared(x), same(x), atol=1e-13, rtol=0)
+
+
+def test_a_convolution_used_for_two_sizes_pads_at_run_time():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = Conv2dSame(1, 1, 3, stride=2)
+
+        def forward(self, x):
+            return self.conv(self.conv(x))
+
+    assert type(prepare(Twice(), shape=(1, 8, 8)).conv) is Conv2dSame
