@@ -22,6 +22,7 @@ from lib.digits import Digits, digits
 from lib.experiments.recalibration import BY_POINT, scored
 from lib.experiments.scores import Key
 from lib.experiments.subjects import Subject
+from lib.metrics.order import descending
 from lib.models import Network
 from lib.provenance import unit_key
 from lib.training import digit_cnn, digit_network, fit
@@ -230,7 +231,7 @@ def retrained(
 
 
 def _removed(x: Tensor, maps: Tensor, share: float, end: str, fill: Tensor) -> Tensor:
-    order = maps.flatten(1).argsort(dim=1, descending=True, stable=True)
+    order = descending(maps.flatten(1))
     count = int(share * order.shape[1])
     chosen = order[:, :count] if end == "highest" else order[:, order.shape[1] - count :]
     return x.flatten(1).scatter(1, chosen, float(fill)).view_as(x)

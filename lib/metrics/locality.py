@@ -13,9 +13,9 @@ from scipy.stats import kendalltau
 from torch import Tensor
 
 from lib import InputError
+from lib.metrics.order import descending
 from lib.metrics.selection import (
     checked,
-    descending,
     dilate,
     diverse,
     diverse_top_k,
@@ -122,7 +122,7 @@ def compared(one: Described, other: Described, rows: Tensor, *, kendall: bool = 
 def _described(maps: Tensor, k: int, radii: Sequence[int]) -> Described:
     maps = checked(maps, k)
     averages = {0: maps} | {w: _local_mean(maps, w) for w in radii}
-    order = {w: descending(each) for w, each in averages.items()}
+    order = {w: descending(each.flatten(1)) for w, each in averages.items()}
     top = order[0][:, :k]
     sets = {w: diverse(order[0], maps.shape, k, w) for w in radii}
     masks = {w: mask_of(picks, maps.shape) for w, picks in sets.items()}

@@ -9,6 +9,7 @@ from torch import Tensor
 from lib import InputError
 from lib.attribution.evaluate import default_budget
 from lib.attribution.references import reference_image
+from lib.metrics.order import descending
 
 
 @dataclass(frozen=True)
@@ -92,10 +93,9 @@ def pixel_order(x: Tensor, ranking: Tensor, target: Tensor) -> Tensor:
             f"the ranking of image {image}, map {index} is NaN or infinite at {bad[image, index]} of "
             f"{ranking.shape[2:].numel()} pixels; give finite scores"
         )
-    scores = ranking.to(x.device).flatten(2)
-    by_score = scores.argsort(dim=2, descending=True, stable=True)
-    place = torch.arange(scores.shape[2], dtype=torch.int32, device=x.device).expand_as(by_score)
-    return torch.empty_like(by_score, dtype=torch.int32).scatter_(2, by_score, place).view(ranking.shape)
+    by_score = descending(ranking.to(x.device).flatten(2).flatten(0, 1))
+    place = torch.arange(by_score.shape[1], dtype=torch.int32, device=x.device).expand_as(by_score)
+    return torch.empty_like(by_score, dtype=torch.int32).scatter_(1, by_score, place).view(ranking.shape)
 
 
 def refuse_outside_unit_interval(name: str, images: Tensor) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lib import InputError, nearest
+from lib.metrics.order import descending
 
 REDUCTIONS = {
     "abs_sum": lambda maps: maps.abs().sum(1),
@@ -35,7 +36,7 @@ def top_k(maps: Tensor, k: int) -> tuple[Tensor, Tensor]:
     Differs from the released code, where an unstable sort breaks ties.
     """
     maps = checked(maps, k)
-    order = descending(maps)
+    order = descending(maps.flatten(1))
     return mask_of(order[:, :k], maps.shape), left_out_of(maps, order, k)
 
 
@@ -58,25 +59,8 @@ def diverse_top_k(
     Raises InputError as `top_k`.
     """
     maps = checked(maps, k)
-    picks = diverse(descending(maps)[:, :candidates], maps.shape, k, radius, released=released)
+    picks = diverse(descending(maps.flatten(1))[:, :candidates], maps.shape, k, radius, released=released)
     return mask_of(picks, maps.shape), (picks >= 0).sum(1)
-
-
-def descending(maps: Tensor) -> Tensor:
-    """Row-major indices by descending value, the smaller first among equals: (B, H, W) -> (B, HW)."""
-    rows = maps.flatten(1)
-    if rows.dtype != torch.float32:
-        return rows.argsort(dim=1, descending=True, stable=True)
-    # The bits of a float, with some of them turned round, are a whole number of the same order; and NumPy sorts halves
-    # of it, first the lower and then the upper, in a quarter of the time that sorting floats by place takes.
-    bits = (0.0 - rows).numpy().view(np.uint32)  # 0 - x has no negative zero
-    keys = bits ^ np.where(bits >> 31, np.uint32(0xFFFFFFFF), np.uint32(0x80000000))
-    places = np.empty(keys.shape, np.int64)
-    for key, found in zip(keys, places, strict=True):
-        low, high = key.astype(np.uint16), (key >> 16).astype(np.uint16)
-        by_low = low.argsort(kind="stable")
-        found[:] = by_low[high[by_low].argsort(kind="stable")]
-    return torch.from_numpy(places)
 
 
 def diverse(order: Tensor, shape: torch.Size, k: int, radius: int, *, released: bool = False) -> Tensor:

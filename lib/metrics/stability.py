@@ -8,6 +8,7 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from lib import InputError
+from lib.metrics.order import descending
 
 
 def jpeg(image: Image.Image, *, quality: int = 75) -> Image.Image:
@@ -70,7 +71,7 @@ def topk_overlap(a: Tensor, b: Tensor, *, k: int) -> Tensor:
     a, b = comparable(a, b)
     if not 1 <= k <= a.shape[1]:
         raise InputError(f"k is {k}; give a number of pixels from 1 to {a.shape[1]}")
-    tops = [rows.argsort(dim=1, descending=True, stable=True)[:, :k] for rows in (a, b)]
+    tops = [descending(rows)[:, :k] for rows in (a, b)]
     in_a, in_b = (torch.zeros_like(a, dtype=torch.bool).scatter_(1, top, True) for top in tops)
     return (in_a & in_b).sum(1).double() / k
 
