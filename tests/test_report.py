@@ -1,10 +1,13 @@
 """Tables, the page of claims and the README's table."""
 
+import base64
+import io
 import math
 from html.parser import HTMLParser
 
 import pandas as pd
 import pytest
+from PIL import Image
 
 from lib import ROOT, InputError, report
 from lib.claims import COLUMNS, Claim
@@ -114,7 +117,7 @@ def test_the_page_shows_verdicts_numbers_and_what_was_not_run():
 def test_the_page_embeds_figures_and_provenance():
     record = {"nb": {"device": "cpu", "seconds": 12.5, "versions": {"torch": "2.14.1"}}}
     text = page(figures={"nb-forest": "QUJD"}, provenance=record)
-    assert 'src="data:image/png;base64,QUJD"' in text
+    assert 'src="data:image/webp;base64,QUJD"' in text
     assert "12.5" in text
     assert "torch 2.14.1" in text
 
@@ -122,13 +125,15 @@ def test_the_page_embeds_figures_and_provenance():
 def test_build_writes_the_table_and_the_page(tmp_path):
     figures = tmp_path / "figures" / "laptop"
     figures.mkdir(parents=True)
-    (figures / "nb-forest.png").write_bytes(b"ABC")
+    Image.new("RGB", (30, 20), (200, 30, 30)).save(figures / "nb-forest.png")
     found = report.build("laptop", tmp_path, registry=REGISTRY)
     written = pd.read_csv(tmp_path / "results" / "laptop" / "claims.csv", keep_default_na=False)
     assert list(written) == COLUMNS
     assert written["verdict"].tolist() == ["not run"] * 5 == found["verdict"].tolist()
     html = (tmp_path / "results" / "laptop" / "report.html").read_text()
-    assert "base64,QUJD" in html
+    embedded = html.split("data:image/webp;base64,")[1].split('"')[0]
+    with Image.open(io.BytesIO(base64.b64decode(embedded))) as figure:
+        assert figure.size == (30, 20) and figure.getpixel((15, 10)) == pytest.approx((200, 30, 30), abs=6)
     before = html
     report.build("laptop", tmp_path, registry=REGISTRY)
     assert (tmp_path / "results" / "laptop" / "report.html").read_text() == before
