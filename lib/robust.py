@@ -41,6 +41,7 @@ class Schedule:
     batch: int = 50
 
 
+NATURAL = Schedule(epochs=8, batch=32)  # of the image sets that are not packaged; only its last three fields count
 SCALED = {
     "pgd": Schedule(),
     "ig_norm": Schedule(weight=1.0, epochs=3),
@@ -68,12 +69,8 @@ def schedule(kind: str, data: str = "mnist_5k", scale: str = "scaled") -> Schedu
     augmentation is missing. "scaled" has few steps, with the released ball and weights for colour images.
     Raises InputError for another kind, image set or scale.
     """
-    scales = ("scaled", "released")
-    for what, given, allowed in (
-        ("robust training", kind, KINDS[1:]),
-        ("image set", data, SETS),
-        ("scale", scale, scales),
-    ):
+    asked = {"robust training": (kind, KINDS[1:]), "image set": (data, SETS), "scale": (scale, ("scaled", "released"))}
+    for what, (given, allowed) in asked.items():
         if given not in allowed:
             raise InputError(f"there is no {what} {given!r}; {nearest(given, allowed)}")
     released = RELEASED[{"mnist_5k": "mnist", "flowers102": "flowers17"}.get(data, data)]
@@ -172,9 +169,6 @@ def trained_network(
 
     key = unit_key(name, ["lib.robust"], datasets=str(root), seed=seed, schedule=vars(how))
     return prepared(name, kept(untrained(data), trained, cache=cache, key=key), SETS[data].shape)
-
-
-NATURAL = Schedule(epochs=8, learning_rate=1e-3, batch=32)
 
 
 def untrained(data: str, *, seed: int = 0) -> nn.Module:
