@@ -225,6 +225,24 @@ def test_an_own_table_is_enough_for_notebooks_without_photographs(root):
     assert sentence.count(". ") == 0
 
 
+def test_own_image_sets_are_enough_for_notebooks_without_photographs(root):
+    (root / "sets").mkdir()
+    write_notebook(root, "training", "print(datasets)", parameters='profile: str = "lab"\ndatasets: str = ""')
+    this = study("imagenet", datasets=str(root / "sets"), root=root)
+    (job,) = prepare(this, "training")
+    assert job.values["datasets"] == str(root / "sets")
+    before = fingerprint(this, job)
+    (root / "sets" / "train.bin").write_text("1")
+    changed = {part for part, names in fingerprint(this, job).items() if names != before[part]}
+    assert changed == {"data"}
+    assert this.private()[str(root / "sets")] == "sets"
+
+
+def test_packaged_profiles_say_that_they_ignore_own_image_sets(root, capsys):
+    assert study("laptop", datasets="/somewhere", root=root).datasets == ""
+    assert capsys.readouterr().err == "DATASETS is not used: profile laptop has packaged digits.\n"
+
+
 def test_packaged_profiles_say_that_they_ignore_an_own_table(root, capsys):
     assert study("laptop", nhanes="/somewhere", root=root).nhanes == ""
     assert capsys.readouterr().err == "NHANES is not used: profile laptop has a packaged table.\n"

@@ -12,6 +12,7 @@ from lib import InputError
 from lib.attribution.blur import gaussian_matrix
 from lib.attribution.evaluate import default_budget
 from lib.metrics.diffid import logit_and_hit
+from lib.metrics.order import descending
 
 ORDERS = ("positive", "negative", "absolute")  # pixels by score, by minus their score, by its size
 GAMES = tuple(f"{game}_{order}" for order in ORDERS for game in ("keep", "remove"))  # KPM RPM KNM RNM KAM RAM
@@ -75,7 +76,7 @@ def masks(
     for image in range(count):
         scores = ranking[image].to(x.device).flatten(1)  # (M, HW)
         ordered = torch.stack([scores, -scores, scores.abs()], 1)  # (M, 3, HW)
-        place = ordered.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
+        place = descending(ordered.flatten(0, 1)).argsort(dim=1).view(ordered.shape)
         positive = (ordered > 0).sum(-1)  # (M, 3)
         kept = torch.minimum(wanted, positive[..., None])  # (M, 3, F)
         first = torch.stack([torch.zeros_like(kept), positive[..., None] - kept], 2)  # (M, 3, 2, F): keep, remove
