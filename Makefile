@@ -60,7 +60,7 @@ lab: $(READY)  ## open the notebooks in JupyterLab
 	@$(PY) -m jupyter lab notebooks
 
 bench: $(READY)  ## time this code against its peers, side by side; ONLY="part of a case's name"
-	@$(PY) -m lib.bench $(if $(ONLY),--only "$(ONLY)")
+	@$(PY) -m lib.run.bench $(if $(ONLY),--only "$(ONLY)")
 
 clean:  ## remove caches and uncommitted outputs; committed results and .venv stay
 	@echo "removing: $(or $(strip $(JUNK)),nothing)"

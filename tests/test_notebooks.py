@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from lib import ROOT
-from lib.claims import load_registry
+from lib.reporting.claims import load_registry
 from lib.run.commands import reproduce
 from lib.run.study import Study, read_json, study
 

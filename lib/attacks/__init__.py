@@ -1,11 +1,10 @@
 """Perturbations of an image within an l_inf ball: noise, attacks on its attribution map, attacks on its class."""
 
-from lib.attacks.attribution import Attack, Attacked, attack
+from lib.attacks.attack import Attack, Attacked, attack
 from lib.attacks.goals import goal, mass_centre
 from lib.attacks.methods import Method, normalised, pullback, raw_maps
 from lib.attacks.noise import random_sign, random_walk, uniform_start
 from lib.attacks.pgd import pgd, robust_answers
-from lib.attacks.surrogate import softplus_twin
 
 __all__ = [
     "Attack",
@@ -21,6 +20,5 @@ __all__ = [
     "random_walk",
     "raw_maps",
     "robust_answers",
-    "softplus_twin",
     "uniform_start",
 ]

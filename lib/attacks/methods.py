@@ -8,7 +8,7 @@ import torch.autograd.forward_ad as forward
 from torch import Tensor
 
 from lib import InputError, nearest
-from lib.attribution.evaluate import default_budget, scalar, values_and_gradients
+from lib.attribution.forward import default_budget, scalar, values_and_gradients
 
 NAMES = ("gradient", "input_x_gradient", "integrated_gradients")
 
@@ -81,7 +81,7 @@ def pullback(
     because the reference is constant: the points alpha_i x are treated as independent inputs, as in the released code.
     H v is the gradient of the derivative along v, which forward mode gives without a graph of the gradient: each point
     costs about three gradients, and no more points are in memory than `budget` allows, whatever n.
-    model must be twice differentiable: see `lib.attacks.surrogate.softplus_twin`.
+    model must be twice differentiable: see `lib.models.softplus.softplus_twin`.
     """
     m, gradient = method.multiplicand(x), _mean_gradient(model, x, target, method, budget)
     raw = (m * gradient).requires_grad_()

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lib import InputError
-from lib.attribution.seeds import image_generator
+from lib.seeds import image_generator
 
 
 def random_sign(x: Tensor, *, epsilon: float, images: Sequence[str], seed: int = 0) -> Tensor:

@@ -2,7 +2,7 @@
 
 from lib.attribution.adversarial import Adversarial
 from lib.attribution.attribute import Attribution, attribute, walk
-from lib.attribution.lines import Lines
+from lib.attribution.multi_reference import Lines
 from lib.attribution.nodes import Node
 from lib.attribution.paths import Blur, Guided, Straight
 from lib.attribution.recalibration import PointAbsolute, RandomMask, Recalibrated, SquaredMeanGradient, Weighted

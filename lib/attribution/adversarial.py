@@ -9,7 +9,7 @@ from torch import Tensor
 from lib import InputError
 from lib.attribution.nodes import Node, Probe
 from lib.attribution.paths import require_steps
-from lib.attribution.seeds import image_generator
+from lib.seeds import image_generator
 
 
 @dataclass(frozen=True, eq=False)

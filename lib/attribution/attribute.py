@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lib import InputError
-from lib.attribution.evaluate import values
+from lib.attribution.forward import values
 from lib.attribution.nodes import Node, Probe
 
 

@@ -5,10 +5,11 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from lib import InputError
-from lib.attribution.evaluate import scalar, values_and_gradients
+from lib.attribution.forward import scalar, values, values_and_gradients
 from lib.attribution.nodes import Probe
-from lib.attribution.seeds import image_generator
-from lib.models import Normalize
+from lib.models.homogeneity import origin
+from lib.models.layers import Normalize
+from lib.seeds import image_generator
 
 
 def input_gradient(model, x: Tensor, target: Tensor, *, objective: str = "logit", budget: int | None = None) -> Tensor:
@@ -123,7 +124,7 @@ def full_gradients(model, x: Tensor, target: Tensor, *, objective: str = "logit"
     The sum is F(x) for a logit of networks whose other layers are piecewise linear through zero: ReLU, pooling.
     A ReLU6 that has reached its cap, a sigmoid or a constant added in a forward method is no bias that can be
     seen here; there, the sum is not F(x).
-    Raises InputError for batch norms that hold their activation; `lib.folding.prepare` takes those apart.
+    Raises InputError for batch norms that hold their activation; `lib.models.fold.prepare` takes those apart.
     """
     layers = {}
     for layer in model.modules():
@@ -131,7 +132,7 @@ def full_gradients(model, x: Tensor, target: Tensor, *, objective: str = "logit"
             if type(layer) is not nn.BatchNorm2d:
                 raise InputError(
                     f"the network has a {type(layer).__name__}, whose bias lies before its activation; give it "
-                    "folded: lib.folding.prepare(model)"
+                    "folded: lib.models.fold.prepare(model)"
                 )
             zero = torch.zeros_like(layer.running_mean).view(1, -1, 1, 1)
             layers[layer] = layer(zero).detach().flatten()
@@ -178,3 +179,33 @@ def _gradients_at(
 
 def _resize(maps: Tensor, x: Tensor) -> Tensor:
     return interpolate(maps[:, None], size=x.shape[2:], mode="bilinear", align_corners=True)[:, 0]
+
+
+def x_gradient(
+    model: nn.Module,
+    x: Tensor,
+    target: Tensor,
+    *,
+    order: int = 1,
+    create_graph: bool = False,
+    budget: int | None = None,
+) -> Tensor:
+    """X-Gradient: (x - z) dF/dx / k from one forward and one backward pass; (B, C, H, W), signed (eq. 4).
+
+    F is a logit. On a network that is homogeneous of degree k = `order` it equals integrated gradients from the origin
+    z at any number of steps, and sums to F(x); on any other network it is input times gradient, which promises neither.
+    x (B, C, H, W) in pixel space, target (B,). create_graph: it can be differentiated once more, with respect to the
+    network's parameters (and to x, where x asks for it), so that priors on it can be trained.
+    Whether the network qualifies is not checked here (that takes longer than the pass): see `check`.
+    Raises InputError where a value or gradient is not finite.
+    """
+    grads = values_and_gradients(model, x, target, objective="logit", budget=budget, create_graph=create_graph)[1]
+    return (x - origin(model)) * (grads if order == 1 else grads / order)
+
+
+def completeness_error(model: nn.Module, x: Tensor, target: Tensor, maps: Tensor) -> Tensor:
+    """Sum of a map minus F(x) - F(z), (B,) in float64; F(z) is 0 for a homogeneous network."""
+    zero = (origin(model) + torch.zeros_like(x[:1])).to(x)
+    risen = values(model, x, target, objective="logit").double()
+    start = values(model, zero.expand_as(x), target, objective="logit").double()
+    return maps.flatten(1).sum(1, dtype=torch.float64) - (risen - start)

@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from lib import InputError
-from lib.provenance import write_atomically
+from lib.store.files import write_atomically
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lib.attribution.evaluate import default_budget, values_and_gradients
+from lib.attribution.forward import default_budget, values_and_gradients
 
 
 @dataclass(frozen=True)

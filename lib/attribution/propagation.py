@@ -9,8 +9,8 @@ from captum.attr import LRP, DeepLift
 from captum.attr._utils.lrp_rules import EpsilonRule
 from torch import Tensor, nn
 
-from lib.attribution.evaluate import default_budget
-from lib.modular import LINEAR, modular
+from lib.attribution.forward import default_budget
+from lib.models.canonize import LINEAR, modular
 
 
 def deeplift(model: nn.Module, x: Tensor, target: Tensor) -> Tensor:

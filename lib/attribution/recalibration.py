@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from lib import InputError
-from lib.attribution.lines import share_of
+from lib.attribution.multi_reference import share_of
 from lib.attribution.nodes import Node
-from lib.attribution.seeds import image_generator
+from lib.seeds import image_generator
 
 DELTAS = ("remaining", "travelled", "displacement")
 NORMS = ("valid", "negatives", "all")

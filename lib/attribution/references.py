@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lib import InputError
 from lib.attribution.blur import gaussian_blur
-from lib.attribution.seeds import image_generator
+from lib.seeds import image_generator
 
 
 def reference_image(reference, x: Tensor) -> Tensor:

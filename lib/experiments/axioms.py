@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lib.attribution import attribute, walk
-from lib.attribution.evaluate import values
+from lib.attribution.forward import values
 
 
 def explain(function: Callable, features: tuple[float, ...], *, path, rules: Mapping[str, Callable]) -> pd.DataFrame:

@@ -17,20 +17,19 @@ from tqdm import tqdm
 from lib import InputError
 from lib.attribution import IDGI, Attribution, Blur, Guided, Riemann, SquaredGradient, Straight, attribute
 from lib.attribution.gradients import random_maps
-from lib.data import Photograph, load_image
-from lib.experiments.scores import Key, score_rows
-from lib.experiments.subjects import batch, network_named
-from lib.metrics.information import Evidence, aggregate_curves, blurred, information_curves, pic
-from lib.metrics.removal import insertion
+from lib.data.imagenet import Photograph, load_image
+from lib.experiments.subjects import Key, batch, network_named, score_rows
+from lib.metrics.information import Revealed, aggregate_curves, blurred, information_curves, pic
+from lib.metrics.insertion import insertion
 from lib.metrics.stability import jpeg, mse_l1, mse_signed, spearman, topk_overlap
-from lib.models import Network, best_device
+from lib.models.zoo import Network, best_device
 
 CONFIDENT = 0.8  # probability above which an image takes part in AIC and SIC (TMLR code proba_filterer.py:87)
 ALL_METRICS = "AIC, SIC and insertion"
 CURVE_POINTS = 100  # points of the stored information curves
 
 
-def predictions(name: str, photos: list[Photograph], weights: str = "") -> pd.DataFrame:
+def predicted(name: str, photos: list[Photograph], weights: str = "") -> pd.DataFrame:
     """One row per photograph: its class, the network's, the probability of its class, and whether it takes part.
 
     `used` is ALL_METRICS (correct, p > .8), "insertion" (correct) or "no" (misclassified).
@@ -54,7 +53,7 @@ def predictions(name: str, photos: list[Photograph], weights: str = "") -> pd.Da
     return pd.DataFrame(rows, columns=["image", "label", "model", "predicted", "probability", "used"])
 
 
-def walks(network: Network, steps: int, mode: str) -> Iterator[tuple[str, object, Mapping]]:
+def idgi_walks(network: Network, steps: int, mode: str) -> Iterator[tuple[str, object, Mapping]]:
     """(name, path, rules) of the three base methods with and without IDGI, in one mode."""
     guided = {"fraction": 0.5, "max_dist": 1.0}  # the study's choice (gig.py:50)
     if mode == "corrected":
@@ -88,7 +87,7 @@ def pixel_maps(result: Attribution, path: str, mode: str, steps: int) -> dict[Ke
     return {key: each.half().float() if mode == "released" else each for key, each in maps.items()}
 
 
-def units(photos: list[Photograph], seen: pd.DataFrame, name: str, size: int) -> dict[str, tuple]:
+def idgi_units(photos: list[Photograph], seen: pd.DataFrame, name: str, size: int) -> dict[str, tuple]:
     """The units of one network: {name: (network, photographs, which are confident)}, `size` photographs each.
 
     seen: `predictions` of the network; misclassified photographs are left out.
@@ -108,7 +107,7 @@ def units(photos: list[Photograph], seen: pd.DataFrame, name: str, size: int) ->
     }
 
 
-def benchmark(
+def idgi_benchmark(
     name: str,
     photos: list[Photograph],
     confident: list[bool],
@@ -132,7 +131,7 @@ def benchmark(
     maps: dict[Key, Tensor] = {}
     rows: list[dict] = []
     for mode in modes:
-        for path_name, path, rules in walks(network, steps, mode):
+        for path_name, path, rules in idgi_walks(network, steps, mode):
             grids = [*sweep, steps] if path.nested else None
             result = attribute(network.model, x, target, path=path, rules=rules, steps=grids)
             kept = pixel_maps(result, path_name, mode, steps)
@@ -184,7 +183,7 @@ def information_rows(
     return rows
 
 
-def _pic(evidence: Evidence, curve: str, measure: str, mode: str, columns: list[int]) -> tuple[Tensor, Tensor]:
+def _pic(evidence: Revealed, curve: str, measure: str, mode: str, columns: list[int]) -> tuple[Tensor, Tensor]:
     released = mode == "released"
     points = {"points": CURVE_POINTS} if released else {}
     scores = pic(evidence, curve, measure, joint=released, raw_msssim=released, **points)
@@ -224,7 +223,7 @@ def stability(
     lossy = torch.stack([network.tensor(jpeg(load_image(photo), quality=quality)) for photo in photos]).to(x)
     rows = []
     for mode in modes:
-        for path_name, path, rules in walks(network, steps, mode):
+        for path_name, path, rules in idgi_walks(network, steps, mode):
             # Clean and re-encoded images in one walk: they are independent.
             both = attribute(network.model, torch.cat([x, lossy]), torch.cat([target, target]), path=path, rules=rules)
             for key, pair in pixel_maps(both, path_name, mode, steps).items():

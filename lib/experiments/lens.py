@@ -15,16 +15,16 @@ from lib.attacks import random_sign
 from lib.attribution import Lines, Riemann, attribute, gradients
 from lib.attribution.propagation import deeplift, lrp
 from lib.attribution.references import Single
-from lib.checkpoints import robust_resnet50
-from lib.data import photographs
-from lib.digits import digits
+from lib.data.digits import digits
+from lib.data.imagenet import photographs
 from lib.experiments import subjects
 from lib.experiments.subjects import DIGITS, Subject
 from lib.metrics.chance import adjusted, with_chance
-from lib.metrics.locality import dilate, diverse_top_k, pixel_map
-from lib.models import Network
-from lib.modular import modular
-from lib.robust import trained_network
+from lib.metrics.lens import dilate, diverse_top_k, pixel_map
+from lib.models.canonize import modular
+from lib.models.checkpoints import robust_resnet50
+from lib.models.zoo import Network
+from lib.training.robust import trained_network
 
 METHODS = ("gradient", "input_x_gradient", "integrated_gradients", "gradient_shap", "deeplift", "lrp")
 ROBUST = {"mnist_cnn_pgd": DIGITS, "resnet50_pgd": "resnet50"}  # PGD-trained: the natural one it is compared with
@@ -32,7 +32,7 @@ CANDIDATES = {1: 6000, 2: 15000, 3: 25000}  # highest pixels that the released c
 DIGIT_CANDIDATES = 600
 
 
-def units(
+def lens_units(
     name: str, *, images: str, limit: int, digits_limit: int, group: int, pool: int, weights: str, cache: Path
 ) -> dict[str, Callable[[], Subject]]:
     """`subjects.units`, of PGD-trained networks too: `mnist_cnn_pgd` for digits, `resnet50_pgd` for photographs.
@@ -42,7 +42,7 @@ def units(
     """
     natural = ROBUST.get(name, name)
     chosen = {"images": images, "limit": limit, "digits_limit": digits_limit, "group": group, "pool": pool}
-    found = subjects.units(natural, weights=weights, cache=cache, **chosen)
+    found = subjects.subject_units(natural, weights=weights, cache=cache, **chosen)
     size = 8 * group if natural == DIGITS else group
     count = len(digits("test").take(slice(digits_limit or None)).ids) if natural == DIGITS else 0
     count = count or len(photographs(images, limit or None))
@@ -124,7 +124,7 @@ def noise(
     asked = {"methods": [m for m in methods if m not in without], "steps": steps, "samples": samples, "seed": seed}
     noisy = random_sign(of.x, epsilon=epsilon, images=of.images, seed=seed)
     before, after = maps(of, of.x, **asked), maps(of, noisy, **asked)
-    found = {method: scored(before[method], after[method], k=k, radii=radii) for method in before}
+    found = {method: lens_scored(before[method], after[method], k=k, radii=radii) for method in before}
     if {"lrp", "input_x_gradient"} <= set(found):
         found["lrp"]["corrected", "apart_from_input_x_gradient"] = _apart(found["lrp"], found["input_x_gradient"])
     with torch.no_grad():
@@ -132,7 +132,7 @@ def noise(
     return _rows(of, found, right.cpu()).assign(model=of.network.name, epsilon=epsilon, k=k)
 
 
-def scored(before: Tensor, after: Tensor, *, k: int, radii: Sequence[int]) -> dict[tuple[str, str], Tensor]:
+def lens_scored(before: Tensor, after: Tensor, *, k: int, radii: Sequence[int]) -> dict[tuple[str, str], Tensor]:
     """{(mode, metric): (B,)} of two batches of maps (B, H, W).
 
     Beside those of `with_chance`: lens_gain_w, the mean of LENS recall and precision minus top-k intersection;

@@ -10,23 +10,24 @@ import torch
 from torch import Tensor, nn
 
 from lib import InputError
-from lib.attacks import Attack, Method, attack, normalised, random_sign, raw_maps, robust_answers, softplus_twin
+from lib.attacks import Attack, Method, attack, normalised, random_sign, raw_maps, robust_answers
+from lib.data.imagesets import image_set
 from lib.experiments import subjects
 from lib.experiments.subjects import Subject
-from lib.imagesets import image_set
 from lib.metrics.chance import with_chance
-from lib.metrics.locality import locality
-from lib.models import Network, best_device
-from lib.rar import rar_network
-from lib.robust import Schedule, trained_network
+from lib.metrics.lens import locality
+from lib.models.rar_resnet import rar_network
+from lib.models.softplus import softplus_twin
+from lib.models.zoo import Network, best_device
+from lib.training.robust import Schedule, trained_network
 
 ATTACKS = ("random1", "random_walk", "top_k", "mass_centre")
 AIMS = {"random_walk": "random"}  # attacks whose name in the tables is not that of `Attack.aim`
 
 
-def units(name: str, *, cache: Path, **chosen) -> dict[str, Callable[[], Subject]]:
+def attack_units(name: str, *, cache: Path, **chosen) -> dict[str, Callable[[], Subject]]:
     """`subjects.units`, for attacks, which draw no references."""
-    return subjects.units(name, cache=cache, pool=1, **chosen)
+    return subjects.subject_units(name, cache=cache, pool=1, **chosen)
 
 
 def set_units(
@@ -34,7 +35,7 @@ def set_units(
 ) -> dict[str, Callable[[], Subject]]:
     """{unit name: what loads its subject}: `group` test images of an image set, with its network so trained.
 
-    data, root, limit: see `lib.imagesets.image_set`; training, how: see `lib.robust.trained_network`.
+    data, root, limit: see `lib.data.imagesets.image_set`; training, how: see `lib.training.robust.trained_network`.
     Raises InputError as they do, and for a group below 1.
     """
     if group < 1:
@@ -111,7 +112,7 @@ def aware(
     return pd.concat(parts, ignore_index=True)
 
 
-def answers(
+def clean_and_pgd(
     load: Callable[[], Subject], *, epsilon: float, iterations: int, steps: int = 1, seed: int = 0
 ) -> pd.DataFrame:
     """Clean and PGD accuracy of a unit: rows of metric `clean_right` and `pgd_right`, 1 where the network is right."""

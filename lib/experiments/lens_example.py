@@ -5,10 +5,10 @@ import torch
 from torch import Tensor
 
 from lib.attacks import Attack, Method, attack, normalised, random_sign, raw_maps
-from lib.attribution.seeds import image_generator
 from lib.experiments.subjects import Subject
 from lib.metrics.chance import chance, with_chance
-from lib.metrics.locality import diverse_top_k, locality
+from lib.metrics.lens import diverse_top_k, locality
+from lib.seeds import image_generator
 
 
 def perturbed_maps(

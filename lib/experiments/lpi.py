@@ -15,17 +15,16 @@ from torch import Tensor
 from lib.attribution import Adversarial, Lines, Node, Recalibrated, Riemann, attribute, walk
 from lib.attribution.adversarial import other_classes
 from lib.attribution.gradients import random_maps
-from lib.attribution.lines import share_of
 from lib.attribution.local import LocalReferences, cached_local_references, logits_of, random_densities
+from lib.attribution.multi_reference import share_of
 from lib.attribution.references import FromPool, Single
-from lib.digits import Digits, digits
-from lib.experiments.recalibration import BY_POINT, scored
-from lib.experiments.scores import Key
-from lib.experiments.subjects import Subject
-from lib.metrics.order import descending
-from lib.models import Network
-from lib.provenance import unit_key
-from lib.training import digit_cnn, digit_network, fit
+from lib.data.digits import Digits, digits
+from lib.experiments.recalibration import BY_POINT, removal_rows
+from lib.experiments.subjects import Key, Subject
+from lib.metrics.ranking import descending
+from lib.models.zoo import Network
+from lib.store.provenance import unit_key
+from lib.training.fit import digit_cnn, digit_network, fit
 
 REFERENCES = 20  # of each image; one point on each is 20 evaluations, as in the paper
 ROUNDS = 3  # of timing
@@ -36,7 +35,7 @@ FRACTIONS = (0.1, 0.3, 0.5, 0.7, 0.9)  # of the pixels removed before retraining
 def local_set(network: Network, pool: Tensor, *, clusters: int, cache: Path, seed: int = 0) -> LocalReferences:
     """The offline stage for the digits' training set, computed once for each network, number of clusters and seed."""
     of_pool = [*pool.shape, float(pool.double().sum())]
-    key = unit_key(f"local-{network.name}", ["lib.attribution.local", "lib.training"], pool=of_pool)
+    key = unit_key(f"local-{network.name}", ["lib.attribution.local", "lib.training.fit"], pool=of_pool)
     asked = {"cache": cache, "key": key, "clusters": clusters, "references": REFERENCES, "seed": seed}
     return cached_local_references(lambda: logits_of(network.model, pool), **asked)
 
@@ -115,7 +114,7 @@ def _reweighted(weights: Tensor | None) -> Callable:
     return rule
 
 
-def benchmark(
+def lpi_benchmark(
     load: Callable[[], Subject], *, sweep: list[int], clusters: int, seeds: list[int], cache: Path
 ) -> pd.DataFrame:
     """DiffID and pixel perturbation of every method, number of points and seed, for one unit; IG's gain from points."""
@@ -126,7 +125,7 @@ def benchmark(
     for seed in seeds:
         maps = plain | maps_at(of, sweep, clusters=clusters, cache=cache, seed=seed)
         maps["none", "random", 0, "corrected"] = random_maps(of.images, of.x.shape[2:], seed=seed).to(of.x)
-        rows = pd.DataFrame(scored(of, maps, unit="elements", right=right))
+        rows = pd.DataFrame(removal_rows(of, maps, unit="elements", right=right))
         parts.append(rows.assign(seed=seed))
     table = pd.concat(parts, ignore_index=True).assign(model=of.network.name)
     ig = table[(table["path"] == "straight") & (table["metric"] == "diffid_logit") & (table["seed"] == seeds[0])]

@@ -32,8 +32,7 @@ from lib.attribution import (
 )
 from lib.attribution.adversarial import other_classes
 from lib.attribution.references import NoisyCopies, Single, UniformNoise
-from lib.experiments.scores import Key, score_rows
-from lib.experiments.subjects import Subject
+from lib.experiments.subjects import Key, Subject, score_rows
 from lib.metrics.diffid import RATIOS, DiffID, area, diffid
 
 MODES = ("corrected", "released", "paper_era")
@@ -46,7 +45,7 @@ DERIVED = {"riemann_abs": "riemann", "relu": "riemann", "weighted_abs": "weighte
 Walk = tuple[str, object, Mapping[str, Callable]]
 
 
-def walks(
+def recalibration_walks(
     of: Subject, mode: str, *, points: int, references: int, seed: int = 0, paths: list[str] | None = None
 ) -> Iterator[Walk]:
     """(name, path, rules) of the integral methods in one mode, `points` on the line from each of `references`.
@@ -134,7 +133,7 @@ def integral_maps(
     """
     maps, steps = {}, points * references
     needed = {DERIVED.get(rule, rule) for rule in rules}
-    found = walks(of, mode, points=points, references=references, **choice)
+    found = recalibration_walks(of, mode, points=points, references=references, **choice)
     for path, group in groupby(found, key=lambda walk: walk[1]):  # IG-SQ shares IG-SG's nodes
         named = [(name, rule, each) for name, _, known in group for rule, each in known.items()]
         chosen = {(name, rule): each for name, rule, each in named if not rules or rule in needed}
@@ -166,7 +165,7 @@ def single_pass_maps(of: Subject, *, samples: int, seed: int = 0) -> dict[Key, T
     return {("none", rule, steps.get(rule, 1), "corrected"): each for rule, each in maps.items()}
 
 
-def scored(of: Subject, maps: Mapping[Key, Tensor], *, unit: str, right: Tensor) -> list[dict]:
+def removal_rows(of: Subject, maps: Mapping[Key, Tensor], *, unit: str, right: Tensor) -> list[dict]:
     """Rows of the removal games of some maps of one mode: the area of each, and its curve.
 
     Corrected scores are of correctly classified images only (the others are NaN and counted as excluded): a ratio to a
@@ -210,7 +209,7 @@ def perturbation(
         maps = integral_maps(of, mode, points=points, references=references, seed=seed, paths=paths)
         if mode == "corrected":
             maps |= single_pass_maps(of, samples=references, seed=seed)
-        rows += scored(of, maps, unit="pixels" if mode == "paper_era" else unit, right=right)
+        rows += removal_rows(of, maps, unit="pixels" if mode == "paper_era" else unit, right=right)
         least = torch.stack([each.flatten(1).amin(1) for each in maps.values()], 1)
         rows += score_rows(of.items, maps, "least_score", least)
     return pd.DataFrame(rows).assign(model=of.network.name)

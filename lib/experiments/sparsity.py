@@ -16,22 +16,22 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from lib import priors
-from lib.attribution.seeds import image_generator
-from lib.models import best_device
-from lib.priors import Draws, Logits, batch_draws, cross_entropy, sparse_loss, sparsity
-from lib.stacks import Layers, initial_layers, perceptron, roc_auc, train
-from lib.tabular import Table, splits
+from lib.data.tabular import Table, splits
+from lib.models.zoo import best_device
+from lib.seeds import image_generator
+from lib.training import priors
+from lib.training.ensembles import Layers, initial_layers, perceptron, roc_auc, train_together
+from lib.training.priors import Draws, Logits, batch_draws, cross_entropy, sparse_loss, sparsity
 
 HIDDEN = (512, 128, 32)
 STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0)  # lambda; the released grid
 CURVE = 1.0  # the strength of the study's second experiment, on the number of references
 METHODS = {  # attribution of the prior, biases
-    "x_gradient": (priors.x_gradient, False),
+    "x_gradient": (priors.trainable_x_gradient, False),
     "expected_gradients": (priors.expected_gradients, True),
-    "gradient": (priors.input_gradient, True),
+    "gradient": (priors.trainable_gradient, True),
     "rrr": (priors.log_probability_gradient, True),
-    "input_x_gradient": (priors.x_gradient, True),  # a control: the same formula where it is not IG
+    "input_x_gradient": (priors.trainable_x_gradient, True),  # a control: the same formula where it is not IG
     "unregularised": (None, True),
     "unregularised_no_bias": (None, False),
 }
@@ -39,7 +39,7 @@ TOGETHER = 40  # passes of a network's batch held in memory at a time: networks 
 KEYS = ["image", "method", "references", "strength", "seed", "metric", "value"]
 
 
-def units(
+def training_units(
     *, repetitions: int, curve_repetitions: int, references: Sequence[int], seeds: Sequence[int]
 ) -> dict[str, tuple]:
     """{unit name: arguments of `trained` after the table}: every training of both experiments, once.
@@ -105,7 +105,7 @@ def trained(
         return sparse_loss(f, *train_set, attribution=attribution, strength=strength, draws=draws)
 
     clock = perf_counter()
-    selected = train(layers, loss, valid, epochs=epochs)
+    selected = train_together(layers, loss, valid, epochs=epochs)
     valid_auc = selected.valid_auc.cpu()  # waits for the device
     seconds = (perf_counter() - clock) / len(valid_auc)
     scores = {"valid_auc": valid_auc, "test_auc": _test_auc(selected.layers, data.test, each)}
@@ -139,7 +139,7 @@ def _test_auc(layers: Layers, test: tuple[Tensor, Tensor], each: int) -> Tensor:
 
 
 def _common(f: Logits, x: Tensor, y: Tensor, real: Tensor) -> dict[str, Tensor]:
-    attributions = priors.x_gradient(f, x, y)[1].detach()
+    attributions = priors.trainable_x_gradient(f, x, y)[1].detach()
     found = {"gini_ixg": sparsity(attributions, y)}
     if not real.all():
         size = attributions.abs().sum(-2)
@@ -165,7 +165,7 @@ def exactness(seed: int = 0) -> pd.DataFrame:
         layers = _double(initial_layers((6, 16, 8, 1), _generators(ids, seed, "weights"), bias=bias))
         rows.append(("finite_difference_error", method, 0, _finite_difference_error(loss, layers, seed)))
     layers = _double(initial_layers((6, 16, 8, 1), _generators(ids, seed, "weights"), bias=False))
-    exact = priors.x_gradient(partial(perceptron, layers), x, y)[1]
+    exact = priors.trainable_x_gradient(partial(perceptron, layers), x, y)[1]
     for count in (1, 2, 32):
         draws = batch_draws(torch.zeros_like(x), y, count, _generators(ids, seed, "references"))
         found = priors.expected_gradients(partial(perceptron, layers), x, y, draws)[1]

@@ -1,6 +1,6 @@
 """What the studies explain: photographs with an ImageNet network, or digits with a small one trained on the spot."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -11,10 +11,10 @@ from torch import Tensor
 
 from lib import InputError
 from lib.attribution.references import FromPool, drawn_from
-from lib.data import Photograph, load_image, photographs
-from lib.digits import digits
-from lib.models import Network, best_device, load_network
-from lib.training import digit_network
+from lib.data.digits import digits
+from lib.data.imagenet import Photograph, load_image, photographs
+from lib.models.zoo import Network, best_device, load_network
+from lib.training.fit import digit_network
 
 DIGITS = "mnist_cnn"
 DIGITS_WITHOUT_BIASES = "mnist_xcnn"
@@ -62,7 +62,7 @@ class Subject:
         return logits, logits.argmax(1) == self.target
 
 
-def units(
+def subject_units(
     name: str,
     *,
     images: str,
@@ -133,3 +133,17 @@ def batch(network: Network, photos: list[Photograph]) -> tuple[Tensor, Tensor]:
     """The photographs as the network sees them (B, 3, S, S) and their classes (B,), on the best device."""
     x = torch.stack([network.tensor(load_image(photo)) for photo in photos])
     return x.to(best_device()), torch.tensor([photo.label for photo in photos], device=best_device())
+
+
+Key = tuple[str, str, int, str]  # path, rule, steps, mode of a map
+
+
+def score_rows(images, keys: Iterable[Key], metric: str, values: Tensor, curves: Tensor | None = None) -> list[dict]:
+    """Rows from values (B, M) of B images (with id and label) and M map keys, with their curves (B, M, P) if given."""
+    rows = []
+    for b, image in enumerate(images):
+        for m, (path, rule, steps, mode) in enumerate(keys):
+            row = {"image": image.id, "label": image.label, "path": path, "rule": rule, "steps": steps, "mode": mode}
+            row |= {"metric": metric, "value": float(values[b, m])}
+            rows.append(row | {"curve": None if curves is None else curves[b, m].float().tolist()})
+    return rows

@@ -15,30 +15,30 @@ from torch import Tensor, nn
 
 from lib import InputError
 from lib.attribution import Lines, Riemann, Straight, attribute
-from lib.attribution.gradients import input_gradient, random_maps
-from lib.attribution.homogeneity import origin, remove_biases, x_gradient
-from lib.attribution.seeds import image_generator
-from lib.data import Photograph, photographs
-from lib.digits import digits
+from lib.attribution.gradients import input_gradient, random_maps, x_gradient
+from lib.data.digits import digits
+from lib.data.imagenet import Photograph, photographs
 from lib.experiments import subjects
-from lib.experiments.scores import Key, score_rows
-from lib.experiments.subjects import Item, Subject
+from lib.experiments.subjects import Item, Key, Subject, score_rows
 from lib.metrics.masks import GAMES, Masks, masks
-from lib.models import IMAGENET, Network, Normalize, best_device
-from lib.precision import in_tf32
-from lib.training import digit_network
-from lib.xdnn import TWINS, bare_network, network
+from lib.models.homogeneity import origin, remove_biases
+from lib.models.layers import IMAGENET, Normalize
+from lib.models.tf32 import in_tf32
+from lib.models.twins import TWINS, bare_network, network
+from lib.models.zoo import Network, best_device
+from lib.seeds import image_generator
+from lib.training.fit import digit_network
 
 PAIRS = {"mnist": (subjects.DIGITS, subjects.DIGITS_WITHOUT_BIASES)} | {name: (name, x) for name, x in TWINS.items()}
 BATCH = {"ig_difference": 16, "expected_gradients": 2}  # of the released code, whose results depend on it
 DITHER = 1e-6  # of pixels, to break ties
 
 
-def units(model: str, **settings) -> dict[str, dict[str, Callable[[], Subject]]]:
+def twin_units(model: str, **settings) -> dict[str, dict[str, Callable[[], Subject]]]:
     """{twin: {unit: what loads its subject}} of a pair of PAIRS, or of a network without a twin: see
     `subjects.units`.
     """
-    return {twin: subjects.units(name, load=network, **settings) for twin, name in twins(model).items()}
+    return {twin: subjects.subject_units(name, load=network, **settings) for twin, name in twins(model).items()}
 
 
 def twins(model: str) -> dict[str, str]:
@@ -121,7 +121,7 @@ def _convergence(of: Subject, sweep: Iterable[int], finest: int) -> list[dict]:
     return rows
 
 
-def answers(load: Callable[[], Subject], *, top: int = 1) -> pd.DataFrame:
+def accuracy_rows(load: Callable[[], Subject], *, top: int = 1) -> pd.DataFrame:
     """Metric "accuracy": whether the label is among the `top` largest logits, image by image."""
     of = load()
     hits = (of.answers()[0].topk(top).indices == of.target[:, None]).any(1)
@@ -188,7 +188,7 @@ def _expected(of: Subject, mode: str, seed: int) -> Tensor:
     return attribute(of.model, of.x, of.target, path=path, rules=rules, objective="logit")["eg"]
 
 
-def benchmark(load: Callable[[], Subject], *, steps: int, modes: list[str], seed: int = 0) -> pd.DataFrame:
+def xdnn_benchmark(load: Callable[[], Subject], *, steps: int, modes: list[str], seed: int = 0) -> pd.DataFrame:
     """The areas of the six mask games for each map, and the gaps that the claims are about, image by image.
 
     mode "released": the kernel of the released code, and its Expected Gradients.
@@ -218,7 +218,9 @@ def _gaps(of: Subject, keys: list[Key], games: Masks) -> list[dict]:
     return rows
 
 
-def curves(load: Callable[[], Subject], game: str, *, mode: str = "corrected", steps: int = 128) -> dict[str, Tensor]:
+def game_curves(
+    load: Callable[[], Subject], game: str, *, mode: str = "corrected", steps: int = 128
+) -> dict[str, Tensor]:
     """The curve of one game for each map of one unit: {rule and path: (B, F)}, with "fractions" (F,)."""
     of = load()
     maps = gradient_maps(of, [mode], steps=steps)

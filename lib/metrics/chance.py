@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lib import InputError
-from lib.metrics.locality import Described, compared, described, scores
+from lib.metrics.lens import Described, agreement, compared, described
 
 
 def chance(
@@ -41,7 +41,7 @@ def with_chance(
     one, other = described(original, perturbed, k=k, radii=radii)
     levels = _levels(one, other, kendall)
     found = {}
-    for name, value in scores(one, other, kendall=kendall).items():
+    for name, value in agreement(one, other, kendall=kendall).items():
         found[name] = value
         if name in levels:
             found[f"{name}_chance"] = levels[name]

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from lib import InputError, nearest
-from lib.attribution.evaluate import default_budget
-from lib.metrics.removal import pixel_order
+from lib.attribution.forward import default_budget
+from lib.metrics.insertion import pixel_order
 
 RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 UNITS = ("elements", "pixels")

@@ -12,7 +12,7 @@ from pytorch_msssim import ms_ssim
 from torch import Tensor
 
 from lib import InputError
-from lib.metrics.removal import pixel_order, predictions, refuse_outside_unit_interval, reveal, reveal_counts
+from lib.metrics.insertion import pixel_order, probability_and_hit, refuse_outside_unit_interval, reveal, reveal_counts
 from lib.metrics.stability import jpeg
 
 CODECS = {"png": {"format": "PNG"}, "webp": {"format": "WEBP", "lossless": True, "quality": 100}}
@@ -21,7 +21,7 @@ CURVES = ("sic", "aic")
 
 
 @dataclass(frozen=True)
-class Evidence:
+class Revealed:
     """What was measured while each map revealed its image, from fully blurred to original.
 
     counts (P,): pixels revealed; probability, correct (B, M, P): the target's softmax probability, and 1
@@ -71,7 +71,7 @@ def information_curves(
     points: int = 25,
     measures: tuple[str, ...] = ("png", "msssim"),
     batch: int | None = None,
-) -> Evidence:
+) -> Revealed:
     """Reveal the original on the blurred image, highest score first; measure prediction and information.
 
     Image i shows x on the floor(i H W / (P-1)) highest pixels and `blurred` elsewhere, i = 0..P-1
@@ -101,15 +101,15 @@ def information_curves(
 
         def evaluate(images: Tensor, rows: Tensor) -> Tensor:
             amounts = [_amount(measure, images, x[rows], threads) for measure in measures]
-            return torch.cat([predictions(model, images, target[rows]), *amounts], 1)
+            return torch.cat([probability_and_hit(model, images, target[rows]), *amounts], 1)
 
         table = reveal(evaluate, x, blurred, order, counts, batch=batch)
     probability, correct, *amounts = table.unbind(3)
-    return Evidence(counts, probability, correct, dict(zip(measures, amounts, strict=True)))
+    return Revealed(counts, probability, correct, dict(zip(measures, amounts, strict=True)))
 
 
 def exclusions(
-    evidence: Evidence, curve: str, measure: str, *, joint: bool = False, min_probability: float = 0.8
+    evidence: Revealed, curve: str, measure: str, *, joint: bool = False, min_probability: float = 0.8
 ) -> tuple[str, ...]:
     """Why each image is left out of a curve ("" where it is kept); the first of these reasons that applies.
 
@@ -138,7 +138,7 @@ def exclusions(
 
 
 def pic(
-    evidence: Evidence,
+    evidence: Revealed,
     curve: str,
     measure: str,
     *,

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from lib import InputError
 from lib.attribution.blur import gaussian_matrix
-from lib.attribution.evaluate import default_budget
+from lib.attribution.forward import default_budget
 from lib.metrics.diffid import logit_and_hit
-from lib.metrics.order import descending
+from lib.metrics.ranking import descending
 
 ORDERS = ("positive", "negative", "absolute")  # pixels by score, by minus their score, by its size
 GAMES = tuple(f"{game}_{order}" for order in ORDERS for game in ("keep", "remove"))  # KPM RPM KNM RNM KAM RAM

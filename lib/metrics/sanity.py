@@ -9,8 +9,8 @@ from skimage.metrics import structural_similarity
 from torch import Tensor, nn
 
 from lib import InputError, nearest
-from lib.attribution.seeds import image_generator
 from lib.metrics.stability import centred_ranks, comparable, rank_correlation
+from lib.seeds import image_generator
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 SMALLEST = 7  # pixels: the window of the structural similarity
@@ -30,11 +30,11 @@ def similarities(a: Tensor, b: Tensor) -> dict[str, Tensor]:
     Differs from the released code: there is none; it stores the maps (AR:main.py:328).
     """
     comparable(a, b)
-    return compared(described(a), described(b))
+    return likeness(appearance(a), appearance(b))
 
 
 @dataclass(frozen=True)
-class Described:
+class Appearance:
     """What `similarities` needs to know of maps (N, H, W): made once, whatever they are compared with.
 
     ranks, ranks_abs (N, HW): centred ranks of scores and of |scores|; scaled (N, H, W): |scores| in [0, 1]; edges
@@ -47,7 +47,7 @@ class Described:
     edges: Tensor
 
 
-def described(maps: Tensor) -> Described:
+def appearance(maps: Tensor) -> Appearance:
     """`Described` of maps (N, H, W). Raises InputError as `similarities` does."""
     if min(maps.shape[1:]) < SMALLEST:
         size = f"{maps.shape[1]} x {maps.shape[2]}"
@@ -56,10 +56,10 @@ def described(maps: Tensor) -> Described:
     ranks = centred_ranks(rows)
     scaled = torch.stack([_unit(each) for each in rows.abs().view(maps.shape)])
     edges = torch.stack([_edges(each) for each in scaled])
-    return Described(ranks, ranks if (rows >= 0).all() else centred_ranks(rows.abs()), scaled, edges)
+    return Appearance(ranks, ranks if (rows >= 0).all() else centred_ranks(rows.abs()), scaled, edges)
 
 
-def compared(a: Described, b: Described) -> dict[str, Tensor]:
+def likeness(a: Appearance, b: Appearance) -> dict[str, Tensor]:
     """The `similarities` of two stacks of maps that are described already."""
     defined = ~(a.edges.isnan().any(1) | b.edges.isnan().any(1))
     ssim, hogs = torch.full((2, len(defined)), torch.nan, dtype=torch.float64)
@@ -88,7 +88,7 @@ def randomised(model: nn.Module, upto: str, *, seed: int, scale: float = 1.0) ->
 
     W <- N(mean(W), (scale std(W))^2) for each weight and bias; the weights and running statistics of batch
     norms stay. A tensor of one number keeps it. Its draw depends on seed and name only: networks of one seed
-    that go further down share what was drawn above. Give the network before `lib.folding.prepare`: batch norms
+    that go further down share what was drawn above. Give the network before `lib.models.fold.prepare`: batch norms
     that are folded into weights would be drawn with them.
     Raises InputError for an unknown stage.
     Differs from the released code (AR:main.py:299-308): draws are seeded and nested, where each depth drew all

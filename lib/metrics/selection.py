@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lib import InputError, nearest
-from lib.metrics.order import descending
+from lib.metrics.ranking import descending
 
 REDUCTIONS = {
     "abs_sum": lambda maps: maps.abs().sum(1),

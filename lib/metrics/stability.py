@@ -8,7 +8,7 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from lib import InputError
-from lib.metrics.order import descending
+from lib.metrics.ranking import descending
 
 
 def jpeg(image: Image.Image, *, quality: int = 75) -> Image.Image:

@@ -11,17 +11,18 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
-from lib import ROOT, InputError, nearest, report
-from lib.provenance import plain_file_errors
+from lib import ROOT, InputError, nearest
+from lib.reporting import report
 from lib.run.execution import Live, NotebookError, clock, execute
-from lib.run.study import Job, Study, fingerprint, prepare, record, study, why
+from lib.run.study import Job, Study, fingerprint, jobs_of, record, study, why
 from lib.run.verification import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE, compare_folders
+from lib.store.files import plain_file_errors
 
 
 def plan(this: Study, only: str = "") -> int:
     """Print which notebooks would run, why, and how long that takes by the committed record."""
     rows, total, anything = [], 0.0, False
-    for job in prepare(this, only):
+    for job in jobs_of(this, only):
         reason = why(this, job)
         if job.name == "report" and not reason and anything:
             reason = "new results"
@@ -43,7 +44,7 @@ def plan(this: Study, only: str = "") -> int:
 
 def reproduce(this: Study, only: str = "") -> int:
     """Run each notebook whose results are not up to date; 1 if any failed, after all had their turn."""
-    jobs, failed = prepare(this, only), []
+    jobs, failed = jobs_of(this, only), []
     copies = this.results / "notebooks"
     with plain_file_errors(copies):  # now, not after an hour
         copies.mkdir(parents=True, exist_ok=True)

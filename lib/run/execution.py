@@ -15,9 +15,9 @@ import nbformat
 from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpec
 
-from lib.provenance import write_atomically
+from lib.store.files import write_atomically
 
-FOOTPRINT = "import json\nfrom lib.provenance import footprint\nprint(json.dumps(footprint()))"
+FOOTPRINT = "import json\nfrom lib.store.provenance import footprint\nprint(json.dumps(footprint()))"
 
 
 class NotebookError(Exception):

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import nbformat
 
-from lib import ROOT, InputError, nearest, provenance
+from lib import ROOT, InputError, nearest
 from lib.run.parameters import declared, read_overrides, resolve
+from lib.store import provenance
+from lib.store.files import write_atomically
 
 PACKAGED, OWN_IMAGES = ("smoke", "laptop"), ("sample", "imagenet")
 DATA = ("images", "weights", "nhanes", "datasets")  # decided by the command line, compared by what they hold
@@ -119,7 +121,7 @@ def study(
     return Study(root, profile, Path(output or root).expanduser().resolve(), **found)
 
 
-def prepare(this: Study, only: str = "") -> list[Job]:
+def jobs_of(this: Study, only: str = "") -> list[Job]:
     """The notebooks to consider, `report` last; `only` names some, separated by blanks or commas.
 
     Raises InputError for a notebook, parameter or value that does not exist or fit, before anything has run.
@@ -230,7 +232,7 @@ def read_json(path: Path) -> dict:
 
 def _write_json(path: Path, value: dict) -> None:
     text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False)
-    provenance.write_atomically(path, text + "\n")
+    write_atomically(path, text + "\n")
 
 
 def _hash(path: Path) -> str:

@@ -1,0 +1,1 @@
+"""What is explained: photographs, digits, other image sets, tables."""

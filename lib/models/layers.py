@@ -1,0 +1,39 @@
+"""What every network has in common: the normalisation of its pixels, and the mode it is explained in."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from lib import InputError
+
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class Normalize(nn.Module):
+    """(x - mean) / std per channel, inside the model so that gradients are those of pixels in [0, 1]."""
+
+    def __init__(self, mean: tuple, std: tuple):
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.mean) / self.std
+
+
+def require_eval(model: Callable) -> None:
+    """Raise InputError, naming the first part of the network that is in training mode.
+
+    Dropout and batch norms in training mode are not functions of the image alone, and the norms' running statistics
+    move with every pass. Each submodule is looked at: one that was switched after `model.eval()` counts too. A callable
+    that is no nn.Module has no modes and passes.
+
+    >>> require_eval(nn.Sequential(nn.Linear(2, 2), nn.Dropout()).eval())
+    """
+    if not isinstance(model, nn.Module):
+        return
+    for path, layer in model.named_modules():
+        if layer.training:
+            where = f"its layer {path} ({type(layer).__name__})" if path else "the network"
+            raise InputError(f"{where} is in training mode; call model.eval() first")

@@ -1,0 +1,90 @@
+"""The networks of the X-DNN study (Hesse et al., NeurIPS 2021), each with its twin without additive constants."""
+
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import nn
+from torchvision import models
+
+from lib import InputError, nearest
+from lib.models.fixup import FixupResNet50
+from lib.models.fold import prepare
+from lib.models.homogeneity import remove_biases
+from lib.models.layers import IMAGENET, Normalize
+from lib.models.zoo import Network, best_device, load_network
+
+PUBLISHED = "https://download.visinf.tu-darmstadt.de/data/2021-neurips-fast-axiomatic-attribution/models"
+TWINS = {"alexnet": "xalexnet", "vgg16": "xvgg16", "fixup_resnet50": "xfixup_resnet50"}  # of ImageNet
+
+
+def bare_network(name: str) -> nn.Module:
+    """The network with its initial weights: normalised images (B, 3, 224, 224) -> logits (B, 1000).
+
+    name: one of TWINS, or its twin. Raises InputError for any other.
+    """
+    builders: dict[str, Callable[[], nn.Module]] = {
+        "alexnet": lambda: models.alexnet(weights=None),
+        "vgg16": lambda: models.vgg16(weights=None),
+        "fixup_resnet50": FixupResNet50,
+    }
+    if name in builders:
+        return builders[name]().eval()
+    regular = {twin: name for name, twin in TWINS.items()}.get(name)
+    if regular is None:
+        raise InputError(f"There is no network {name!r} in this study; {nearest(name, [*TWINS, *TWINS.values()])}")
+    if regular == "fixup_resnet50":
+        return FixupResNet50(scalars=False).eval()
+    return remove_biases(builders[regular]())
+
+
+def published_network(name: str, weights: str) -> Network:
+    """A network with the authors' weights, prepared for attribution, on the best device; pixels in [0, 1] go in.
+
+    weights: the folder with <name>_model_best.pth.tar, or that file. Short side to 256, centre crop to 224.
+    Raises InputError where the file is missing or damaged, and, naming the first such key, where its keys or shapes
+    differ.
+    """
+    given = Path(weights).expanduser()
+    file = given if given.is_file() else given / f"{name}_model_best.pth.tar"
+    if not weights or not file.is_file():
+        raise InputError(
+            f"The weights of '{name}' are not there: put {name}_model_best.pth.tar from {PUBLISHED} into a folder "
+            "and give it as WEIGHTS=<folder>."
+        )
+    model = bare_network(name)
+    load_checkpoint(model, file)
+    model = prepare(nn.Sequential(Normalize(*IMAGENET), model)).to(best_device())
+    return Network(name, model, 224, 256, "bilinear", *IMAGENET, "x-dnn")
+
+
+def load_checkpoint(model: nn.Module, file: Path) -> None:
+    """Fill `model` with a published checkpoint, every key and shape accounted for.
+
+    The files hold {"epoch", "arch", "state_dict", "best_acc1", "optimizer"}. They were saved from networks that were
+    wrapped for several GPUs as a whole or in part, so every segment "module" of a key is dropped.
+    Differs from the released code, which strips a leading "module." only and would refuse "features.module.0.weight".
+    """
+    try:
+        held = torch.load(file, map_location="cpu", weights_only=True)
+        state = held["state_dict"]
+    except Exception as error:  # torch.load raises half a dozen unrelated types
+        raise InputError(
+            f"{file} cannot be read as a checkpoint ({type(error).__name__}): give an intact one."
+        ) from error
+    state = {".".join(part for part in key.split(".") if part != "module"): tensor for key, tensor in state.items()}
+    own = model.state_dict()
+    for key in [*own, *state]:
+        shapes = [tuple(tensors[key].shape) if key in tensors else None for tensors in (state, own)]
+        if shapes[0] != shapes[1]:
+            has, wants = ("nothing" if shape is None else str(shape) for shape in shapes)
+            raise InputError(f"{file} does not fit: it has {has} for {key} where the network has {wants}.")
+    model.load_state_dict(state)
+
+
+@lru_cache(maxsize=1)
+def network(name: str, weights: str) -> Network:
+    """`published_network` for the networks of this study, `load_network` for all others; kept for the next unit."""
+    studied = name in TWINS or name in TWINS.values()
+    return published_network(name, weights) if studied else load_network(name, weights=weights or None)

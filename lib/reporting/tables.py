@@ -1,0 +1,118 @@
+"""Tables: ours with intervals, the published value beside, a winner only where a paired interval says so."""
+
+import io
+from pathlib import Path
+
+import pandas as pd
+from pandas.io.formats.style import Styler
+
+from lib import ROOT
+from lib.reporting.statistics import paired, select, summary
+from lib.store.files import write_atomically
+
+PUBLISHED = ROOT / "params" / "published.csv"
+
+
+def comparison(
+    scores: pd.DataFrame,
+    a: dict,
+    b: dict,
+    *,
+    by: list[str],
+    where: dict | None = None,
+    published: pd.DataFrame | None = None,
+    larger_is_better: bool = True,
+) -> pd.DataFrame:
+    """Two methods side by side on the images they share, one row per combination of `by`.
+
+    a, b: selections of a tidy table, e.g. {"rule": "idgi"} and {"rule": "riemann"}; where: what both share
+    published: rows like those of params/published.csv; a value stands beside ours where model, path, rule,
+        steps and metric agree, as far as the comparison fixes them
+    returns: `by`; each side as "mean [low, high]", followed by its published value; the paired difference
+        a - b alike; the winner, empty where the interval of the difference contains 0; n; excluded (images)
+    """
+    where = where or {}
+    rows = paired(scores, a, b, where=where)
+    excluded = rows["difference"].isna()
+    table = rows[by].drop_duplicates().reset_index(drop=True)
+    sides = {" ".join(map(str, side.values())): side for side in (a, b)}
+    for (name, side), column in zip(sides.items(), "ab", strict=True):
+        table[name] = _beside(table, summary(rows.assign(value=rows[column].mask(excluded)), by))
+        if published is not None:
+            table[f"{name}, published"] = _published(table, published, {**where, **side}, by)
+    difference = summary(rows.assign(value=rows["difference"]), by)
+    table["difference"] = _beside(table, difference)
+    winner, loser = sides if larger_is_better else reversed(sides)
+    table["winner"] = ""
+    table.loc[difference["low"] > 0, "winner"] = winner
+    table.loc[difference["high"] < 0, "winner"] = loser
+    return table.assign(n=difference["n"], excluded=difference["excluded"])
+
+
+def _beside(table: pd.DataFrame, means: pd.DataFrame) -> list[str]:
+    """The groups of `summary`, which come in the order of the table, as text."""
+    return [brackets(row.mean, row.low, row.high) for row in means.itertuples(index=False)]
+
+
+def _published(table: pd.DataFrame, published: pd.DataFrame, where: dict, by: list[str]) -> list[str]:
+    found = select(published, {column: wanted for column, wanted in where.items() if column in published})
+    keys = [column for column in by if column in published]
+    matched = table[by].merge(found.drop_duplicates(keys)[[*keys, "value"]], on=keys, how="left")
+    return ["" if pd.isna(value) else f"{value:#.3g}" for value in matched["value"]]
+
+
+def brackets(mean: float, low: float, high: float) -> str:
+    """A value and its interval as "0.123 [0.101, 0.145]"; empty where there is no value."""
+    if pd.isna(mean):
+        return ""
+    return f"{mean:#.3g}" if pd.isna(low) else f"{mean:#.3g} [{low:#.3g}, {high:#.3g}]"
+
+
+def caption(table: pd.DataFrame, what: str, *, mode: str = "corrected") -> str:
+    """A table's caption: what it shows, how many images, how the intervals were made, which mode."""
+    counts = " to ".join(map(str, sorted({table["n"].min(), table["n"].max()})))
+    return (
+        f"{what} n = {counts} images per row, at most {table['excluded'].max()} excluded. Mean [95 % BCa "
+        "bootstrap interval over images]; a winner only where the interval of the paired difference excludes "
+        f"0. Mode: {mode}."
+    )
+
+
+def styled(table: pd.DataFrame, caption: str) -> Styler:
+    """The table for a notebook: captioned, without index, rows with a winner in bold."""
+    return (
+        table.style.hide(axis="index")
+        .set_caption(caption)
+        .apply(lambda row: ["font-weight: bold" if row.get("winner") else ""] * len(row), axis=1)
+        .set_table_styles([{"selector": "caption", "props": "text-align: left; padding-bottom: .5em"}])
+    )
+
+
+def to_markdown(table: pd.DataFrame) -> str:
+    """The table in GitHub's Markdown; vertical bars in cells are escaped."""
+    lines = [table.columns, ["---"] * table.shape[1], *table.itertuples(index=False)]
+    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def pivot(means: pd.DataFrame, index: list[str], columns: str) -> pd.DataFrame:
+    """`summary`'s rows as a table of "mean [low, high]", one row per `index`, one column per value of `columns`."""
+    cells = [brackets(row.mean, row.low, row.high) for row in means.itertuples(index=False)]
+    wide = means.assign(cell=cells).pivot(index=index, columns=columns, values="cell").fillna("")
+    return wide.reset_index().rename_axis(columns=None)
+
+
+def save_csv(table: pd.DataFrame, name: str, profile: str, output: str) -> None:
+    """Write <output>/results/<profile>/<name>.csv, whole or not at all; `output` counts from the project's root."""
+    content = table.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+    write_atomically(_result(f"{name}.csv", profile, output), content)
+
+
+def save_parquet(table: pd.DataFrame, name: str, profile: str, output: str) -> None:
+    """Write <output>/results/<profile>/<name>.parquet: for columns of lists, such as curves."""
+    buffer = io.BytesIO()
+    table.to_parquet(buffer, index=False, compression="zstd")
+    write_atomically(_result(f"{name}.parquet", profile, output), buffer.getvalue())
+
+
+def _result(file: str, profile: str, output: str) -> Path:
+    return ROOT / output / "results" / profile / file

@@ -1,0 +1,1 @@
+"""What is kept: files, provenance, finished units of work."""

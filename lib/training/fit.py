@@ -1,0 +1,190 @@
+"""One training loop with a pluggable loss, and the small digit classifiers it trains on the spot."""
+
+import io
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from tqdm import tqdm
+
+from lib import InputError
+from lib.data.digits import CLASSES, MEAN, STD, digits
+from lib.models.fold import prepare
+from lib.models.homogeneity import remove_biases
+from lib.models.layers import Normalize
+from lib.models.zoo import Network, best_device
+from lib.seeds import seeded
+from lib.store.files import write_atomically
+from lib.store.provenance import unit_key
+
+MEMORISED = 0.95  # training accuracy on permuted labels that Adebayo et al. (NeurIPS 2018) ask for
+
+
+def classification_loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Mean over the batch of -log softmax_y f(x)."""
+    return functional.cross_entropy(model(x), y)
+
+
+def fit(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    epochs: int,
+    seed: int,
+    loss: Callable[[nn.Module, Tensor, Tensor], Tensor] = classification_loss,
+    batch: int = 64,
+    learning_rate: float = 1e-3,
+    until: Callable[[nn.Module], bool] | None = None,
+    label: str = "training",
+) -> nn.Module:
+    """Train `model` itself, and return it in eval mode on the best device.
+
+    Adam; its learning rate falls linearly from `learning_rate` to 0, because after a constant one the test accuracy
+    depends on which batches happened to come last.
+
+    x (N, C, H, W); y (N,). loss(model, x, y) is a scalar for one batch, model in train mode. until(model), model
+    in eval mode, is asked after each epoch; True ends the training early.
+    The batches depend on `seed` alone, so that different losses see the same ones; a loss, or a layer such as
+    dropout, may draw from torch's default CPU generator, which is seeded here and restored afterwards.
+    On a CPU two runs agree to the bit.
+    Raises InputError for a loss that is not finite, and unless there are as many labels as images.
+    """
+    if not 0 < len(x) == len(y):
+        raise InputError(f"{label} was given {len(x)} images and {len(y)} labels; give as many of each, at least one.")
+    device = best_device()
+    model, x, y = model.to(device), x.to(device), y.to(device)
+    steps = epochs * -(-len(x) // batch)
+    optimiser = torch.optim.Adam(model.parameters(), lr=learning_rate)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimiser, start_factor=1, end_factor=0, total_iters=steps)
+    order = torch.Generator().manual_seed(seed)
+    with (
+        seeded(seed),
+        tqdm(total=steps, desc=label, unit="batch", mininterval=0.5, leave=False, file=sys.stderr) as progress,
+    ):
+        for epoch in range(1, epochs + 1):
+            model.train()
+            for rows in torch.randperm(len(x), generator=order).to(device).split(batch):
+                value = loss(model, x[rows], y[rows])
+                if not value.isfinite():
+                    raise InputError(
+                        f"{label}: the loss became {value.item()} in epoch {epoch} of {epochs}; lower "
+                        f"learning_rate={learning_rate:g}, or the weight of what the loss adds to the cross-entropy."
+                    )
+                optimiser.zero_grad()
+                value.backward()
+                optimiser.step()
+                schedule.step()
+                progress.update()
+            if until is not None and until(model.eval()):
+                break
+    return model.eval()
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, x: Tensor, y: Tensor, *, batch: int = 256) -> float:
+    """Share of x (N, C, H, W) whose largest logit is that of y (N,), in [0, 1]; the model's mode is left as it is."""
+    device = next(model.parameters()).device
+    hits = [
+        (model(images.to(device)).argmax(1) == labels.to(device)).sum().item()
+        for images, labels in zip(x.split(batch), y.split(batch), strict=True)
+    ]
+    return sum(hits) / len(y)
+
+
+def digit_cnn(*, classes: int = CLASSES, bias: bool = True, seed: int = 0) -> nn.Sequential:
+    """An untrained classifier of digits (B, 1, 28, 28) in [0, 1]; the initial weights depend on `seed` alone.
+
+    Without biases, whose weights start as with them, f is homogeneous about the mean grey: f(z + c (x - z)) = c f(x)
+    for c >= 0 and the pixel z that normalises to 0.
+    """
+    with seeded(seed):
+        model = nn.Sequential(
+            Normalize(MEAN, STD),
+            nn.Conv2d(1, 16, 5),
+            nn.ReLU(),
+            nn.MaxPool2d(2),  # (B, 16, 12, 12)
+            nn.Conv2d(16, 32, 3),
+            nn.ReLU(),
+            nn.MaxPool2d(2),  # (B, 32, 5, 5)
+            nn.Flatten(),
+            nn.Linear(32 * 5 * 5, 256),
+            nn.ReLU(),
+            nn.Linear(256, classes),
+        )
+    return model if bias else remove_biases(model).train()
+
+
+def permuted_labels(y: Tensor, *, seed: int) -> Tensor:
+    """The labels y (N,) in random order: as many of each class as before, unrelated to the images."""
+    return y[torch.randperm(len(y), generator=torch.Generator().manual_seed(seed))]
+
+
+def digit_network(
+    *, cache: Path, permuted: bool = False, bias: bool = True, seed: int = 0, epochs: int | None = None
+) -> Network:
+    """The `digit_cnn` trained on digits("train"), prepared for attribution, on the best device.
+
+    bias=False: its twin without biases, from the same initial weights and batches.
+    permuted=True trains on `permuted_labels` of the same seed until MEMORISED of them are fitted, the network of
+    the data randomisation test; a line on standard error says so where `epochs` did not suffice.
+    epochs: 8 unless given, and at most 40 with permuted labels. The weights are kept as
+    <cache>/<name>-<hash>.pt; a file that cannot be read is replaced, which a line on standard error says.
+    """
+    name = ("mnist_cnn" if bias else "mnist_xcnn") + ("_permuted" if permuted else "")
+    epochs = epochs or (40 if permuted else 8)
+    train = partial(_trained, permuted=permuted, bias=bias, seed=seed, epochs=epochs, label=name)
+    key = unit_key(name, ["lib.training.fit"], seed=seed, epochs=epochs)
+    return prepared(name, kept(digit_cnn(bias=bias), train, cache=cache, key=key), (1, 28, 28))
+
+
+def prepared(name: str, model: nn.Module, shape: tuple[int, int, int]) -> Network:
+    """A small trained network of images (C, S, S), prepared for attribution, on the best device."""
+    model = prepare(model, shape=shape).to(best_device())
+    grey, side = shape[0] == 1, shape[1]
+    # Networks of colour images standardise each image themselves.
+    mean, std, family = (MEAN, STD, "small-cnn") if grey else ((0.0,) * 3, (1.0,) * 3, "rar")
+    return Network(name, model, side, side, "bilinear", mean, std, family)
+
+
+def kept(model: nn.Module, train: Callable[[], nn.Module], *, cache: Path, key: str) -> nn.Module:
+    """`model` with the weights kept as <cache>/<key>.pt; where there are none, what train() returns, whose weights are
+    kept.
+
+    A file that cannot be read is replaced, which a line on standard error says.
+    """
+    file = Path(cache) / f"{key}.pt"
+    if file.exists():
+        try:
+            model.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
+            return model
+        except Exception as error:  # torch.load raises half a dozen unrelated types
+            print(f"{file.name} is damaged ({type(error).__name__}) and is trained again.", file=sys.stderr)
+    trained = train()
+    buffer = io.BytesIO()
+    torch.save(trained.cpu().state_dict(), buffer)
+    write_atomically(file, buffer.getvalue())
+    return trained
+
+
+def _trained(*, permuted: bool, bias: bool, seed: int, epochs: int, label: str) -> nn.Module:
+    train = digits("train")
+    x, y = train.x, permuted_labels(train.y, seed=seed) if permuted else train.y
+
+    def memorised(model: nn.Module) -> bool:
+        return permuted and accuracy(model, x, y) >= MEMORISED
+
+    learning_rate = 1e-3 if permuted else 2e-3  # at 2e-3 random labels are not memorised
+    options = {"epochs": epochs, "batch": 32, "learning_rate": learning_rate, "until": memorised}
+    model = fit(digit_cnn(bias=bias, seed=seed), x, y, seed=seed, label=label, **options)
+    if permuted and not memorised(model):
+        print(
+            f"{label} fits {accuracy(model, x, y):.1%} of its permuted labels after {epochs} epochs, not "
+            f"{MEMORISED:.0%}; give more epochs.",
+            file=sys.stderr,
+        )
+    return model

@@ -1,0 +1,208 @@
+import io
+import subprocess
+import sys
+
+import pytest
+from PIL import Image, ImageFile
+
+from lib import ROOT, InputError
+from lib.data.imagenet import Photograph, class_name, load_image, photographs, wnid
+from lib.store.files import package_folder
+
+TENCH, GOLDFISH, MASTIFF = "n01440764", "n01443537", "n02108422"
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes an 8x6 JPEG at a path below the test's folder."""
+
+    def write(path, color=(200, 100, 50)):
+        file = tmp_path / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 6), color).save(file, "JPEG")
+        return file
+
+    return write
+
+
+def test_class_index_is_the_place_in_the_sorted_wnids():
+    assert (wnid(0), wnid(1), wnid(243)) == (TENCH, GOLDFISH, MASTIFF)
+    assert (class_name(0), class_name(243), class_name(999)) == ("tench", "bull mastiff", "toilet tissue")
+    wnids = [wnid(label) for label in range(1000)]
+    assert wnids == sorted(set(wnids))
+
+
+@pytest.mark.parametrize("label", [-1, 1000])
+def test_class_index_out_of_range(label):
+    with pytest.raises(InputError, match=rf"{label} .*from 0 to 999"):
+        class_name(label)
+
+
+def test_packaged_photographs():
+    found = photographs()
+    assert len(found) == 20
+    assert {photo.label for photo in found} >= {22, 99, 129, 243, 251, 949, 990}
+    assert [photo.label for photo in found] == sorted(photo.label for photo in found)
+    (mastiff,) = (photo for photo in found if photo.id == "imagenet_00_243")
+    assert class_name(mastiff.label) == "bull mastiff"
+    image = load_image(mastiff)
+    assert image.mode == "RGB" and min(image.size) > 100
+
+
+def test_packaged_photographs_need_no_import_of_the_package():
+    code = (
+        "import sys, lib.data.imagenet as d; d.photographs(); print('foolbox' in sys.modules, 'torch' in sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["False", "False"]
+
+
+def test_missing_package_says_what_to_install():
+    with pytest.raises(InputError, match=r"`pip install no-such-package`"):
+        package_folder("no_such_package")
+
+
+@pytest.mark.parametrize("given", ["", "val"])
+def test_class_folders_directly_or_in_val(write, tmp_path, given):
+    write(f"val/{MASTIFF}/b.JPEG"), write(f"val/{TENCH}/z.jpg"), write(f"val/{TENCH}/c.PNG")
+    write(f"train/{GOLDFISH}/not_me.JPEG")
+    (tmp_path / "val" / GOLDFISH).mkdir()  # a class without images is skipped
+    (tmp_path / "val" / TENCH / "._z.jpg").write_bytes(b"macOS leaves such files")
+    (tmp_path / "val" / TENCH / "notes.txt").write_text("not an image")
+    found = photographs(str(tmp_path / given))
+    assert [(photo.label, photo.id) for photo in found] == [(0, "c"), (0, "z"), (243, "b")]
+    assert found[2].path == tmp_path / "val" / MASTIFF / "b.JPEG"
+
+
+def test_flat_files_with_wnid_in_the_name(write, tmp_path):
+    (
+        write(f"{MASTIFF}_bull_mastiff.JPEG"),
+        write(f"ILSVRC2012_val_00000007_{TENCH}.JPEG"),
+        write("montage.png"),
+    )
+    found = photographs(str(tmp_path))
+    assert [(photo.label, photo.id) for photo in found] == [
+        (0, f"ILSVRC2012_val_00000007_{TENCH}"),
+        (243, f"{MASTIFF}_bull_mastiff"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "images, labels, text",
+    [
+        (".", "val_annotations.txt", "ILSVRC2012_val_0000000{}.JPEG\t{}\n"),
+        ("val/images", "val_annotations.txt", "ILSVRC2012_val_0000000{}.JPEG\t{}\t0\t0\t62\t62\n"),
+        ("val", "val/val_annotations.txt", "ILSVRC2012_val_0000000{}.JPEG {}\n"),
+        (
+            "ILSVRC/Data/CLS-LOC/val",
+            "LOC_val_solution.csv",
+            "ILSVRC2012_val_0000000{},{} 1 2 3 4 n9 5 6 7 8 \n",
+        ),
+    ],
+)
+def test_validation_files_with_labels(write, tmp_path, images, labels, text):
+    for number in (1, 2):
+        write(f"{images}/ILSVRC2012_val_0000000{number}.JPEG")
+    header = "ImageId,PredictionString\n" if labels.endswith("csv") else ""
+    (tmp_path / labels).write_text(header + text.format(1, MASTIFF) + text.format(2, TENCH))
+    found = photographs(str(tmp_path))
+    assert [(photo.label, photo.id[-1]) for photo in found] == [(0, "2"), (243, "1")]
+
+
+def test_validation_files_without_labels_say_what_to_put_where(write, tmp_path):
+    write("a/b/c/d/e/ILSVRC2012_val_00000001.JPEG")
+    with pytest.raises(InputError, match=r"e carry no labels: put val_annotations.txt .* LOC_val_solution.csv"):
+        photographs(str(tmp_path / "a/b/c/d/e"))
+
+
+def test_validation_file_missing_from_the_labels(write, tmp_path):
+    write("ILSVRC2012_val_00000001.JPEG"), write("ILSVRC2012_val_00000002.JPEG")
+    (tmp_path / "val_annotations.txt").write_text(f"ILSVRC2012_val_00000001.JPEG\t{TENCH}\n")
+    with pytest.raises(InputError, match=r"00000002.JPEG is missing from the validation labels"):
+        photographs(str(tmp_path))
+
+
+@pytest.mark.parametrize("path", ["n99999999/a.JPEG", "n99999999_a.JPEG"])
+def test_unknown_wnid(write, tmp_path, path):
+    write(path)
+    with pytest.raises(InputError, match=r"'n99999999' .* not one of ImageNet's 1000 classes"):
+        photographs(str(tmp_path))
+
+
+def test_missing_folder(tmp_path):
+    with pytest.raises(InputError, match=r"no folder .*nowhere"):
+        photographs(str(tmp_path / "nowhere"))
+
+
+def test_a_file_is_not_a_folder(write):
+    with pytest.raises(InputError, match=r"There is no folder"):
+        photographs(str(write("a.JPEG")))
+
+
+def test_folder_of_something_else_names_the_layouts(write, tmp_path):
+    write("holiday.jpg"), write("cats/tom.jpg")
+    with pytest.raises(InputError, match=r"no ImageNet images.*val/<wnid>/\*.JPEG.*ILSVRC2012_val_\*"):
+        photographs(str(tmp_path))
+
+
+def test_class_folders_all_empty(tmp_path):
+    (tmp_path / TENCH).mkdir()
+    with pytest.raises(InputError, match=r"holds no ImageNet images"):
+        photographs(str(tmp_path))
+
+
+def test_duplicate_ids(write, tmp_path):
+    write(f"{TENCH}/same.JPEG"), write(f"{MASTIFF}/same.JPEG")
+    with pytest.raises(InputError, match=rf"{TENCH}/same.JPEG and .*{MASTIFF}/same.JPEG share the id 'same'"):
+        photographs(str(tmp_path))
+
+
+def test_limit_is_spread_evenly_over_the_classes(write, tmp_path):
+    for label in range(4):
+        for number in range(5):
+            write(f"{wnid(label)}_{number}.JPEG")
+    whole = photographs(str(tmp_path))
+    assert [photo.label for photo in photographs(str(tmp_path), 4)] == [0, 1, 2, 3]
+    assert [whole.index(photo) for photo in photographs(str(tmp_path), 3)] == [0, 6, 13]
+    assert photographs(str(tmp_path), 20) == photographs(str(tmp_path), 99) == whole
+    assert len({photo.id for photo in photographs(str(tmp_path), 19)}) == 19
+
+
+@pytest.mark.parametrize("limit", [0, -3])
+def test_limit_below_one(limit):
+    with pytest.raises(InputError, match=rf"limit={limit} "):
+        photographs(limit=limit)
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "CMYK", "RGBA"])
+def test_every_mode_becomes_rgb(tmp_path, mode):
+    file = tmp_path / ("a.jpg" if mode == "CMYK" else "a.png")
+    Image.new("RGB", (8, 6), (102, 102, 102)).convert(mode).save(file)
+    image = load_image(Photograph(file, 0, "a"))
+    assert (image.mode, image.size) == ("RGB", (8, 6))
+    assert all(abs(value - 102) <= 3 for value in image.getpixel((3, 3)))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "progressive JPEG"])
+def test_truncated_image_is_refused_even_where_pil_was_told_to_accept_it(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    stream = io.BytesIO()
+    noise = Image.effect_noise((200, 200), 90).convert("RGB")
+    noise.save(stream, kind.split()[-1], progressive="progressive" in kind)
+    file = tmp_path / "cut.JPEG"
+    file.write_bytes(stream.getvalue()[: stream.tell() // 2])
+    with pytest.raises(InputError, match=r"cut.JPEG is not a readable image"):
+        load_image(Photograph(file, 0, "cut"))
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>404</html>"])
+def test_not_an_image(tmp_path, content):
+    file = tmp_path / "page.JPEG"
+    file.write_bytes(content)
+    with pytest.raises(InputError, match=r"page.JPEG is not a readable image"):
+        load_image(Photograph(file, 0, "page"))
+
+
+def test_vanished_image(tmp_path):
+    with pytest.raises(InputError, match=r"gone.JPEG is not a readable image .*No such file"):
+        load_image(Photograph(tmp_path / "gone.JPEG", 0, "gone"))

@@ -1,0 +1,281 @@
+"""The LPI study: whose references, at what cost, and what is left after retraining without some pixels."""
+
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from lib.attribution import Riemann, attribute
+from lib.data.digits import MEAN, STD, digits
+from lib.experiments import lpi
+from lib.experiments.recalibration import GAMES
+from lib.experiments.subjects import Subject
+from lib.metrics.diffid import area
+from lib.models.fold import prepare
+from lib.models.zoo import Network
+from lib.reporting.tables import PUBLISHED
+from lib.training.fit import digit_cnn
+
+KEYS = ["image", "path", "rule", "steps", "mode", "metric", "seed"]
+CLUSTERS = 2
+
+
+@pytest.fixture(scope="module")
+def network():
+    return Network("untrained", prepare(digit_cnn(seed=0), shape=(1, 28, 28)), 28, 28, "bilinear", MEAN, STD, "cnn")
+
+
+@pytest.fixture(scope="module")
+def of(network):
+    """Three digits and the classes the network takes them for; the second is also row 7 of the pool."""
+    pool = digits("train").take(slice(150))
+    x = torch.stack([digits("test").x[0], pool.x[7], digits("test").x[1]])
+    with torch.no_grad():
+        target = network.model(x).argmax(1)
+    return Subject(network, x, target, ["a", "b", "c"], pool.x, [-1, 7, -1])
+
+
+@pytest.fixture(scope="module")
+def offline(tmp_path_factory):
+    return {"clusters": CLUSTERS, "cache": tmp_path_factory.mktemp("trained")}
+
+
+@pytest.fixture(scope="module")
+def rows(of, offline):
+    return lpi.lpi_benchmark(lambda: of, sweep=[1, 2], seeds=[0, 1], **offline)
+
+
+def test_rows_have_unique_keys_and_every_method_its_numbers_of_points(rows):
+    assert not rows.duplicated(KEYS).any()
+    assert (rows.groupby(KEYS[1:]).size() == 3).all()
+    assert set(rows["metric"]) == {*GAMES, "diffid_gain"}
+    games = rows[rows["metric"] != "diffid_gain"]
+    sweeps = games.groupby(["path", "rule"])["steps"].agg(set)
+    variants = ("density", "random_density", "equal_density", "one_cluster", "recalibrated_point")
+    both = [*(("local", rule) for rule in variants), ("dataset", "riemann_abs"), ("dataset", "recalibrated_point")]
+    both += [("straight", "riemann_abs"), ("adversarial", "riemann_abs")]
+    assert sweeps.to_dict() == {("none", "random"): {0}} | {method: {1, 2} for method in both}
+    assert (games.groupby(["path", "rule", "steps", "metric", "image"])["seed"].agg(set) == {0, 1}).all()
+    assert games["value"].notna().all()
+    np.testing.assert_allclose(games["curve"].map(sum) / 10, games["value"], rtol=1e-5, atol=1e-6)
+
+
+def test_an_image_that_the_network_gets_wrong_has_no_score(of, offline):
+    wrong = Subject(of.network, of.x, (of.target + 1) % 10, of.images, of.pool, of.own)
+    table = lpi.lpi_benchmark(lambda: wrong, sweep=[1], seeds=[0], **offline)
+    assert table["value"].isna().all()
+
+
+def test_the_gain_is_the_difference_between_most_and_fewest_points(rows):
+    plain = rows[(rows["path"] == "straight") & (rows["metric"] == "diffid_logit") & (rows["seed"] == 0)]
+    wide = plain.pivot(index="image", columns="steps", values="value")
+    gain = rows[rows["metric"] == "diffid_gain"].set_index("image")
+    pd.testing.assert_series_equal(gain["value"], wide[2] - wide[1], check_names=False)
+    assert (gain["steps"] == 2).all()
+
+
+def test_seeds_change_what_is_drawn_and_leave_ig_alone(rows):
+    scores = rows[rows["metric"] == "diffid_logit"].set_index(["path", "rule", "steps", "seed"]).sort_index()["value"]
+    for path, rule in (("local", "random_density"), ("local", "density"), ("dataset", "riemann_abs")):
+        assert (scores[path, rule, 2, 0].to_numpy() != scores[path, rule, 2, 1].to_numpy()).any()
+    assert scores["straight", "riemann_abs", 2, 0].tolist() == scores["straight", "riemann_abs", 2, 1].tolist()
+
+
+def test_the_sets_of_references(of, offline):
+    first, second = (lpi.sets(of, seed=seed, **offline) for seed in (0, 1))
+    near = lpi.local_set(of.network, of.pool, **offline)
+    cluster = near.nearest(of.answers()[0])
+    local = first["local", "density"]
+    assert torch.equal(local.index, near.members[cluster]) and local.count == lpi.REFERENCES
+    torch.testing.assert_close(local.weights, near.densities[cluster].float())
+    assert torch.equal(local.index, first["local", "random_density"].index)
+    assert torch.equal(local.index, first["local", "equal_density"].index)
+    assert first["local", "equal_density"].weights is None
+    weights = [found["local", "random_density"].weights for found in (first, second)]
+    assert not torch.allclose(*weights)
+    torch.testing.assert_close(weights[0].sum(1), torch.ones(3))
+    one = first["local", "one_cluster"]
+    assert (one.index == one.index[0]).all() and (one.weights == one.weights[0]).all()
+    everyone = Subject(of.network, of.x, of.target, of.images, of.pool[:21], of.own)
+    drawn = everyone.drawn(lpi.REFERENCES).index[1].tolist()
+    assert sorted(drawn) == [row for row in range(21) if row != 7]  # all but the image itself
+
+
+def test_maps_do_not_depend_on_the_company(of, offline):
+    together = lpi.maps_at(of, [1, 2], **offline)
+    for b, image in enumerate(of.images):
+        alone = Subject(of.network, of.x[b : b + 1], of.target[b : b + 1], [image], of.pool, of.own[b : b + 1])
+        for key, each in lpi.maps_at(alone, [1, 2], **offline).items():
+            torch.testing.assert_close(each[0], together[key][b], rtol=1e-4, atol=1e-6, msg=str(key))
+
+
+def test_maps_of_a_shared_walk_are_those_of_a_walk_each(of, offline):
+    maps = lpi.maps_at(of, [1, 2], **offline) | lpi.ig_maps(of, [1, 2])
+    assert {key[:2] for key in maps} == {key[:2] for key in maps if key[2] == 1}
+    found = lpi.sets(of, **offline) | {("straight", "riemann_abs"): None, ("adversarial", "riemann_abs"): None}
+    for (path, rule), references in found.items():
+        for points in (1, 2):
+            rules = {"a": Riemann("left" if path == "adversarial" else "mean")}
+            way = lpi.walk_of(of, path, points, references=references)
+            alone = attribute(of.model, of.x, of.target, path=way, rules=rules, objective="logit")["a"].abs().sum(1)
+            torch.testing.assert_close(maps[path, rule, points, "corrected"], alone, rtol=1e-4, atol=1e-6)
+
+
+def test_evaluations_are_twenty_a_point_and_one_more_for_each_class_of_agi(of, offline):
+    table = lpi.cost(lambda: of, sweep=[1, 3], **offline)
+    assert not table.duplicated(KEYS).any()
+    found = table[table["metric"] == "evaluations"].set_index(["path", "rule", "steps"])["value"].to_dict()
+    twenty = [("straight", "riemann_abs"), ("dataset", "riemann_abs"), ("local", "density")]
+    expected = {(*method, points): 20 * points for method in twenty for points in (1, 3)}
+    assert found == expected | {("adversarial", "riemann_abs", points): 21 * points for points in (1, 3)}
+    assert set(table["image"]) == {"a"}  # a unit has one time
+
+
+def test_a_method_is_timed_with_its_own_references_only(of, offline, monkeypatch):
+    calls, drawn = [], Subject.drawn
+    monkeypatch.setattr(Subject, "drawn", lambda self, count, **options: calls.append(count) or drawn(self, count))
+    lpi.cost(lambda: of, sweep=[1, 2], **offline)
+    assert calls == [lpi.REFERENCES] * 2 * lpi.ROUNDS
+
+
+def test_the_shortest_time_of_three_counts(of, offline, monkeypatch):
+    steps = iter([0, 5, 0, 3, 0, 4])  # IG's beginning and end in each round
+    monkeypatch.setattr(lpi, "product", lambda rounds, sweep, names: [(r, 1, "straight") for r in rounds])
+    monkeypatch.setattr(lpi, "perf_counter", lambda: next(steps))
+    table = lpi.cost(lambda: of, sweep=[1], **offline)
+    assert table[table["metric"] == "seconds"]["value"].tolist() == [3 / len(of.images)]
+
+
+# -- retraining ------------------------------------------------------------------------------------------------
+
+
+X = torch.tensor([[0.1, 0.2], [0.3, 0.4]]).view(1, 1, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("share", "end", "expected"),
+    [
+        (0.5, "highest", [0.1, 9.0, 9.0, 0.4]),
+        (0.5, "lowest", [9.0, 0.2, 0.3, 9.0]),
+        (0.7, "highest", [0.1, 9.0, 9.0, 0.4]),  # 2.8 pixels: two
+        (0.2, "lowest", [0.1, 0.2, 0.3, 0.4]),  # 0.8 pixels: none
+    ],
+)
+def test_removed_by_hand(share, end, expected):
+    scores = torch.tensor([[[1.0, 4.0], [3.0, 0.0]]])
+    found = lpi._removed(X, scores, share, end, torch.tensor(9.0))
+    torch.testing.assert_close(found, torch.tensor(expected).view_as(X))
+
+
+def test_one_training_for_each_method_share_and_end():
+    units = lpi.retraining_units(["local", "random"])
+    assert len(units) == len(set(units.values())) == 1 + 2 * 5 * 2
+    assert units["nothing removed"] == ("none", 0.0, "highest")
+    assert units["local 0.3 lowest"] == ("local", 0.3, "lowest")
+
+
+def test_training_and_test_digits_lose_the_same_share(network, tmp_path, monkeypatch):
+    seen = []
+
+    class Model(nn.Linear):
+        def forward(self, x):
+            seen.append(x)
+            return torch.eye(10)[[3] * len(x)]
+
+    def fit(model, x, y, **options):
+        seen.append(x)
+        return Model(1, 1)
+
+    monkeypatch.setattr(lpi, "fit", fit)
+    monkeypatch.setattr(lpi, "digit_network", lambda cache: network)
+    retrained = partial(lpi.retrained, clusters=1, train=50, test=20, epochs=1, cache=tmp_path)
+    fill = digits("train").x[:50].mean()
+    table = retrained("random", 0.5, "highest")
+    assert [len(x) for x in seen] == [50, 20]
+    for x, whole in zip(seen, (digits("train").x, digits("test").x), strict=True):
+        filled = x == fill
+        assert (filled.flatten(1).sum(1) == 392).all()
+        assert torch.equal(x[~filled], whole[: len(x)][~filled])
+    high = seen[0] == fill
+    retrained("random", 0.5, "lowest")
+    assert torch.equal(seen[2] == fill, ~high)
+    retrained("none", 0.0, "highest")
+    assert torch.equal(seen[4], digits("train").x[:50]) and torch.equal(seen[5], digits("test").x[:20])
+    assert table["image"].tolist() == digits("test").ids[:20]
+    assert table["value"].tolist() == [float(label == 3) for label in table["label"]]
+    assert table[["path", "share", "end"]].drop_duplicates().to_numpy().tolist() == [["random", 0.5, "highest"]]
+
+
+def test_retrained_networks_see_the_maps_of_the_method(network, of, tmp_path, monkeypatch):
+    monkeypatch.setattr(lpi, "digit_network", lambda cache: network)
+    train, test = lpi._whole_maps("dataset", 1, tmp_path, 3, 2)
+    assert train.shape == (3, 28, 28) and test.shape == (2, 28, 28) and train.min() >= 0
+    part, whole = digits("test").take(slice(2)), digits("train").x
+    alone = Subject(network, part.x, part.y, part.ids, whole, [-1, -1])
+    expected = lpi.maps_at(alone, [1], clusters=1, cache=tmp_path)["dataset", "riemann_abs", 1, "corrected"]
+    torch.testing.assert_close(test, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_roar_by_hand():
+    curves = {  # right or not after the shares .5 and .9; the first digit is right when nothing is removed
+        ("x", "highest"): (1, 0),
+        ("x", "lowest"): (1, 1),
+        ("y", "highest"): (0, 0),
+        ("y", "lowest"): (0, 1),
+    }
+    rows = [("none", 0.0, "highest", "x", 3, 1.0), ("none", 0.0, "highest", "y", 5, 0.0)]
+    for (image, end), values in curves.items():
+        for share, value in zip((0.5, 0.9), values, strict=True):
+            rows.append(("local", share, end, image, {"x": 3, "y": 5}[image], float(value)))
+    table = pd.DataFrame(rows[::-1], columns=["path", "share", "end", "image", "label", "value"])
+    found = pd.concat(lpi.roar(table)).set_index(["metric", "image"])
+    assert set(found["path"]) == {"local"}
+    expected = {
+        ("roar", "x"): (0.5 * 1 + 0.4 * 0.5) / 0.9,
+        ("roar", "y"): 0.0,
+        ("diffroar", "x"): 0.4 * 0.5 / 0.9,
+        ("diffroar", "y"): 0.4 * 0.5 / 0.9,
+    }
+    assert found["value"].to_dict() == pytest.approx(expected)
+    assert found["label"].groupby("image").agg(set).to_dict() == {"x": {3}, "y": {5}}
+
+
+# -- the published numbers -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def published():
+    return pd.read_csv(PUBLISHED)
+
+
+PUBLISHED_KEYS = ["paper", "item", "model", "path", "rule", "steps", "fraction", "metric", "attack", "epsilon"]
+
+
+def test_published_values_have_unique_keys_and_a_source(published):
+    assert not published.duplicated(PUBLISHED_KEYS).any()
+    assert published[["paper", "item", "metric", "value", "source", "note"]].notna().all(axis=None)
+    assert (published["fraction"].notna() == published["metric"].str.endswith("_curve")).all()
+
+
+def test_published_areas_are_those_of_their_curves(published):
+    checked = 0
+    for _, rows in published.groupby(["paper", "item", "path", "rule"]):
+        for metric in ("diffid_logit", "diffid_accuracy", "unstated"):
+            areas, curve = (rows[rows["metric"] == name] for name in (metric, f"{metric}_curve"))
+            if len(areas) and len(curve):
+                np.testing.assert_allclose(area(torch.tensor(curve["value"].to_numpy())), areas["value"], atol=6e-4)
+                checked += 1
+    assert checked == 11
+
+
+def test_published_retraining_begins_with_the_untouched_network(published):
+    start = published[published["fraction"] == 0].groupby(["metric", "model"])["value"].agg(set).to_dict()
+    assert start == {
+        ("roar_curve", "preactresnet18, CIFAR-10"): {0.942},
+        ("roar_curve", "preactresnet18, CIFAR-100"): {0.735},
+        ("diffroar_curve", "preactresnet18, CIFAR-10"): {0.0},
+        ("diffroar_curve", "preactresnet18, CIFAR-100"): {0.0},
+    }
