@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from lib import InputError
-from lib.attribution.forward import values
+from lib.attribution.forward import is_finite, values
+from lib.attribution.gate import gate, whole_number
 from lib.attribution.nodes import Node, Probe
 
 
@@ -68,9 +69,9 @@ def walk(
     The network is evaluated at as many points together as `budget` allows (images x steps; automatic by default);
     nothing else grows with the number of steps. With create_graph the nodes can be differentiated again, with
     respect to x and to the network's parameters, and autograd then keeps every evaluation.
-    Raises InputError for malformed images or targets, and where a gradient is not finite.
+    Raises InputError as `lib.attribution.gate.gate`, and at the end where a gradient was not finite, naming the node.
     """
-    return path.nodes(x, _probe(model, x, target, objective, budget, create_graph))
+    return _walk(path, *_probe(model, x, target, objective, budget, create_graph))
 
 
 def attribute(
@@ -94,9 +95,9 @@ def attribute(
     """
     _check_rules(path, rules)
     grids = {n: _Grid(rules, path, n) for n in _checked_steps(path, steps)}
-    probe = _probe(model, x, target, objective, budget, create_graph)
+    x, probe = _probe(model, x, target, objective, budget, create_graph)
     first = last = None
-    for node in path.nodes(x, probe):
+    for node in _walk(path, x, probe):
         first, last = first or node, node
         for grid in grids.values():
             grid.take(node)
@@ -166,18 +167,29 @@ def _accumulate(sums: dict[str, Tensor], parts: Mapping[str, Tensor]) -> None:
         sums[part] = tensor if part not in sums else sums[part] + tensor
 
 
-def _probe(model, x: Tensor, target: Tensor, objective: str, budget: int | None, create_graph: bool) -> Probe:
-    if x.ndim != 4 or not x.is_floating_point() or len(x) == 0:
+def _probe(model, x, target, objective: str, budget: int | None, create_graph: bool) -> tuple[Tensor, Probe]:
+    model, x, target = gate(model, x, target, objective=objective, differentiable=create_graph)
+    budget = None if budget is None else whole_number(budget, "budget")
+    return x, Probe(model, target, objective, budget, create_graph)
+
+
+def _walk(path, x: Tensor, probe: Probe) -> Iterator[Node]:
+    """The nodes of a path; whether they were finite is looked at once, after the last."""
+    places, finite = [], []
+    for node in path.nodes(x, probe):
+        if node.evaluated:
+            places.append((node.index, node.line, "image" if node.reference is None else "reference"))
+            finite.append(is_finite(node.value, node.grad))
+        yield node
+    broken = ~torch.stack(finite)
+    if broken.any():
+        first = int(broken.any(1).nonzero()[0])
+        index, line, end = places[first]
         raise InputError(
-            f"images are {tuple(x.shape)} {x.dtype}; give floating-point (B, C, H, W) with at least one image"
+            f"the network's value or gradient is not finite at node {index} of line {line}, counted from the {end} "
+            f"(images {broken[first].nonzero().flatten().tolist()[:8]} of the batch): check its weights for NaN, or give "
+            "another reference or path"
         )
-    if target.shape != (len(x),) or target.is_floating_point():
-        raise InputError(
-            f"targets are {tuple(target.shape)} {target.dtype}; give one whole class index an image, ({len(x)},)"
-        )
-    if budget is not None and budget < 1:
-        raise InputError(f"budget is {budget}; give the number of images per pass, at least 1, or None")
-    return Probe(model, target, objective, budget, create_graph)
 
 
 def _check_rules(path, rules: Mapping[str, Callable]) -> None:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lib.attribution.forward import default_budget, values_and_gradients
+from lib.attribution.forward import passes, rows_at_once
+from lib.attribution.gate import Gated
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Node:
     share   the node's part in the path, a number or (B,); sums to 1 over all nodes, 0 for the last node of grids
             that hold both ends of their intervals
     tangent  dx is a rate of change times the step's length, not the difference of two points
+    evaluated  False: value is NaN and grad 0, which no rule in use reads
     """
 
     x: Tensor
@@ -40,13 +42,14 @@ class Node:
     line: int = 0
     weight: float | Tensor = 1.0
     tangent: bool = False
+    evaluated: bool = True
 
 
 @dataclass
 class Probe:
     """Evaluates the network at points of a path, at most `budget` images a pass, and counts what it evaluated."""
 
-    model: Callable[[Tensor], Tensor]
+    model: Gated
     target: Tensor  # (B,)
     objective: str = "probability"
     budget: int | None = None
@@ -55,7 +58,7 @@ class Probe:
 
     def together(self, x: Tensor) -> int:
         """How many points of each of the images x (B, C, H, W) fit into one pass."""
-        return max(1, (self.budget or default_budget(x)) // len(x))
+        return max(1, (self.budget or rows_at_once(self.model, x)) // len(x))
 
     def __call__(self, points: Tensor, towards: Tensor | None = None) -> tuple[Tensor, ...]:
         """points (K, B, C, H, W) -> values (K, B) and gradients (K, B, C, H, W).
@@ -64,7 +67,7 @@ class Probe:
         """
         count, images = points.shape[:2]
         self.evaluations += count * images
-        found = values_and_gradients(
+        found = passes(
             self.model,
             points.flatten(0, 1),
             self.target.repeat(count),
@@ -128,5 +131,10 @@ def prescribed(probe: Probe, x: Tensor, stops: Sequence[Stop]) -> Iterator[Node]
         if not uses[stop.key]:
             known.pop(stop.key, None)
         ends = {"input": x, "reference": stop.reference()}
-        place = {"line": stop.line, "weight": stop.weight, "tangent": stop.cell is not None}
+        place = {
+            "line": stop.line,
+            "weight": stop.weight,
+            "tangent": stop.cell is not None,
+            "evaluated": stop.evaluated,
+        }
         yield Node(point, dx, grad, value, stop.index, share=stop.share, **ends, **place)

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from lib.attribution import Lines, Recalibrated, Riemann, Weighted, attribute
 from lib.attribution.forward import values_and_gradients
+from lib.attribution.gate import gate
 from lib.attribution.references import NoisyCopies, Single, UniformNoise
 from lib.experiments.recalibration import recalibration_walks
 from lib.experiments.subjects import Subject, score_rows
@@ -16,12 +17,13 @@ def released_schedule(of: Subject, references: UniformNoise, points: int) -> tup
 
     Returns its re-calibrated map (B, C, H, W) and the passes it took, in images (AR:IG_SG.py:128-168).
     """
-    total, valid = torch.zeros_like(of.x), torch.zeros_like(of.x)
+    model, x, target = gate(of.model, of.x, of.target)
+    total, valid = torch.zeros_like(x), torch.zeros_like(x)
     for j in range(points * references.count):
         alpha = (j % points) / (points - 1)
-        point = alpha * of.x + (1 - alpha) * references(j % references.count, of.x)
-        grad = values_and_gradients(of.model, point, of.target, objective="logit")[1]
-        p = (of.x - point) * grad
+        point = alpha * x + (1 - alpha) * references(j % references.count, x)
+        grad = values_and_gradients(model, point, target, objective="logit")[1]
+        p = (x - point) * grad
         total, valid = total + p.clamp(min=0), valid + (p >= 0)
     return total / valid.clamp(min=1), points * references.count * len(of.x)
 

@@ -93,8 +93,8 @@ def equivalence(
 def in_precision(of: Subject, precision: str) -> tuple[nn.Module, Tensor]:
     """A subject's network and images in "float32", "tf32" (emulated), "float64", or "float64, dithered".
 
-    Dithered: with up to 1e-6 added to each pixel. Where an image is constant, max-pooling chooses among equal values,
-    and which of them gets the gradient is decided by rounding; dithered images have no such ties.
+    Dithered: each pixel is moved by up to 1e-6 towards mid-grey. Where an image is constant, max-pooling chooses among
+    equal values, and rounding decides which of them gets the gradient; dithered images have no such ties.
     Raises InputError for another precision.
     """
     if precision == "float32":
@@ -107,7 +107,7 @@ def in_precision(of: Subject, precision: str) -> tuple[nn.Module, Tensor]:
     if precision != "float64":
         generators = [image_generator(0, image, "dither") for image in of.images]
         noise = torch.stack([torch.rand(x.shape[1:], generator=each, dtype=x.dtype) for each in generators])
-        x = x + DITHER * noise.to(x.device)
+        x = x + DITHER * noise.to(x.device) * torch.where(x > 0.5, -1, 1)  # within [0, 1]
     return deepcopy(of.model).double(), x
 
 
@@ -250,7 +250,7 @@ def contrast(load: Callable[[], Subject], *, contrasts: list[float]) -> pd.DataF
 def contrast_maps(of: Subject, contrast: float, *, steps: int) -> tuple[Tensor, Tensor]:
     """(X-Gradient, integrated gradients) of images (B, C, H, W) at a contrast, sums of absolute values (B, H, W)."""
     zero = origin(of.model)
-    x = zero + contrast * (of.x - zero)
+    x = of.x if contrast == 1 else zero + contrast * (of.x - zero)  # rounding could leave [0, 1]
     return x_gradient(of.model, x, of.target).abs().sum(1), integrated(of.model, x, of.target, steps)[0].abs().sum(1)
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lib.attribution import Lines, Riemann, Straight, attribute
 from lib.attribution.forward import values
+from lib.attribution.gate import Gated
 from lib.attribution.gradients import x_gradient
 from lib.attribution.references import Single
 from lib.models.homogeneity import homogeneity_of, origin, remove_biases
@@ -112,7 +113,7 @@ def layer_table() -> pd.DataFrame:
         target = network(x).argmax(1)
         exact = _ig(network, x, target, 300)
         order = found.order or 1
-        far = _relative(exact, x_gradient(network, x, target, order=order)).max()
+        far = _relative(exact, _x_gradient(network, x, target, order=order)).max()
         rows.append(
             (name, twin, found.order, near.deviation, found.deviation, float(far), "; ".join(found.reasons[:1]))
         )
@@ -136,12 +137,12 @@ def exact_rows() -> pd.DataFrame:
 def _checks(network: nn.Module, name: str, x: Tensor) -> Iterator[tuple[str, int, Tensor]]:
     target = network(x).argmax(1)
     order = {"product of 2": 2, "product of 3": 3}.get(name, 1)
-    plain, maps = _logit(network, x, target), x_gradient(network, x, target, order=order)
+    plain, maps = _logit(network, x, target), _x_gradient(network, x, target, order=order)
     size = maps.abs().flatten(1).sum(1)
     deviations = [(_logit(network, c * x, target) - c**order * plain).abs() / plain.abs() for c in SCALES]
     yield "homogeneity", 1, torch.stack(deviations).amax(0)
     moved = [
-        (x_gradient(network, c * x, target, order=order) - c**order * maps).abs().flatten(1).sum(1) for c in SCALES
+        (_x_gradient(network, c * x, target, order=order) - c**order * maps).abs().flatten(1).sum(1) for c in SCALES
     ]
     yield (
         "equivariance",
@@ -162,16 +163,16 @@ def _axioms(network: nn.Sequential, x: Tensor, target: Tensor, maps: Tensor) -> 
     ids = [f"made-up-{i}" for i in range(len(x))]
     for draws in (1, 2, 5):
         path = Lines(Single(0.0), draws, "uniform", images=ids)
-        drawn = attribute(network, x, target, path=path, rules={"eg": Riemann("mean")}, objective="logit")["eg"]
+        drawn = attribute(_open(network), x, target, path=path, rules={"eg": Riemann("mean")}, objective="logit")["eg"]
         yield "eg_difference", draws, _relative(drawn, maps)
     other = _rewritten(network, swapped=False)
-    both = x_gradient(Combined(torch.add, network, other), x, target)
-    yield "linearity", 1, _largest(both - maps - x_gradient(other, x, target)) / size
-    yield "implementation", 1, _relative(x_gradient(_rewritten(network), x, target), maps)
+    both = _x_gradient(Combined(torch.add, network, other), x, target)
+    yield "linearity", 1, _largest(both - maps - _x_gradient(other, x, target)) / size
+    yield "implementation", 1, _relative(_x_gradient(_rewritten(network), x, target), maps)
     blind = _first_weights(network, lambda weight: torch.stack([weight[:, 0], torch.zeros_like(weight[:, 1])], 1))
-    yield "dummy", 1, _largest(x_gradient(blind, x, target)[:, 1]) / size
+    yield "dummy", 1, _largest(_x_gradient(blind, x, target)[:, 1]) / size
     alike = _first_weights(network, lambda weight: weight[:, :1].expand_as(weight))
-    pair = x_gradient(alike, x[:, :1].expand_as(x), target)
+    pair = _x_gradient(alike, x[:, :1].expand_as(x), target)
     yield "symmetry", 1, _largest(pair[:, 0] - pair[:, 1]) / size
     yield "double_backward", 1, _finite_difference_error(network, x, target)
 
@@ -214,7 +215,7 @@ def _finite_difference_error(network: nn.Sequential, x: Tensor, target: Tensor, 
     def prior(offset: float, **graph) -> Tensor:
         for weight, d in zip(weights, direction, strict=True):
             weight.data += offset * d
-        value = x_gradient(network, x, target, **graph).square().flatten(1).sum(1)
+        value = _x_gradient(network, x, target, **graph).square().flatten(1).sum(1)
         for weight, d in zip(weights, direction, strict=True):
             weight.data -= offset * d
         return value
@@ -229,13 +230,22 @@ def _finite_difference_error(network: nn.Sequential, x: Tensor, target: Tensor, 
     return (torch.stack(exact).detach() - measured).abs() / measured.abs()
 
 
+def _open(network: nn.Module) -> Gated:
+    """The network without its gate: made-up inputs are numbers of either sign, not pixels in [0, 1]."""
+    return Gated(network, "logit")
+
+
+def _x_gradient(network: nn.Module, x: Tensor, target: Tensor, **how) -> Tensor:
+    return x_gradient(_open(network), x, target, **how)
+
+
 def _logit(network: nn.Module, x: Tensor, target: Tensor) -> Tensor:
-    return values(network, x, target, objective="logit")
+    return values(_open(network), x, target, objective="logit")
 
 
 def _ig(network: nn.Module, x: Tensor, target: Tensor, steps: int) -> Tensor:
     path = Straight(steps, reference=origin(network), grid="gauss")
-    return attribute(network, x, target, path=path, rules={"ig": Riemann("gauss")}, objective="logit")["ig"]
+    return attribute(_open(network), x, target, path=path, rules={"ig": Riemann("gauss")}, objective="logit")["ig"]
 
 
 def _relative(a: Tensor, b: Tensor) -> Tensor:
