@@ -11,8 +11,6 @@ OPTIONS  = --profile $(PROFILE) $(if $(ONLY),--only "$(ONLY)") $(if $(IMAGENET),
            $(if $(WEIGHTS),--weights "$(WEIGHTS)") $(if $(NHANES),--nhanes "$(NHANES)") \
            $(if $(DATASETS),--datasets "$(DATASETS)") $(if $(OUTPUT),--output "$(OUTPUT)")
 NOTEBOOKS = $(wildcard notebooks/*.ipynb)
-JUNK      = $(wildcard .cache .pytest_cache .ruff_cache build __pycache__ */__pycache__ */*/__pycache__ \
-            */.ipynb_checkpoints) $(filter-out %/laptop %/bench.csv,$(wildcard results/* figures/*))
 
 # glibc gives the memory of a layer's output back to the system and asks for it again at the next layer, page by page,
 # which takes a fifth of a network's time on a CPU. It is told to keep what it has.
@@ -36,7 +34,7 @@ smoke: $(READY)  ## the same in minutes, on a few photographs
 plan: $(READY)  ## what would run, why, and for how long
 	@$(RUN) plan $(OPTIONS)
 
-verify: $(READY)  ## recompute from nothing and compare with the committed tables
+verify: $(READY)  ## recompute from nothing and compare with the committed tables; OUTPUT=folder keeps what is recomputed
 	@$(RUN) verify $(OPTIONS)
 
 report: $(READY)  ## only the page of claims, from the results at hand
@@ -45,11 +43,12 @@ report: $(READY)  ## only the page of claims, from the results at hand
 claim-%: $(READY)  ## one claim by its name in params/claims.yaml
 	@$(RUN) claim $* $(OPTIONS)
 
-test: $(READY)  ## the tests, every notebook's smoke run among them
-	@$(PY) -m pytest
+test: $(READY)  ## the tests, the examples in docstrings and every notebook's smoke run among them
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist loadfile
 
-lint: $(READY)  ## style, formatting, and notebooks without outputs
+lint: $(READY)  ## style, formatting, imports from the rooms below only, and notebooks without outputs
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check .
+	@$(PY) -c 'from importlinter.cli import lint_imports_command; lint_imports_command()'
 	@$(if $(NOTEBOOKS),$(PY) -m nbstripout --verify $(NOTEBOOKS))
 
 format: $(READY)  ## repair what lint complains about
@@ -62,9 +61,8 @@ lab: $(READY)  ## open the notebooks in JupyterLab
 bench: $(READY)  ## time this code against its peers, side by side; ONLY="part of a case's name"
 	@$(PY) -m lib.run.bench $(if $(ONLY),--only "$(ONLY)")
 
-clean:  ## remove caches and uncommitted outputs; committed results and .venv stay
-	@echo "removing: $(or $(strip $(JUNK)),nothing)"
-	@rm -rf $(JUNK)
+clean:  ## remove the caches of tools; RESULTS=1: finished units and uncommitted results too
+	@$(PYTHON) -m lib.run.clean $(if $(RESULTS),--results) $(if $(OUTPUT),--output "$(OUTPUT)")
 
 .venv/installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python %d.%d is too old: install Python \

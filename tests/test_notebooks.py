@@ -11,7 +11,8 @@ import pytest
 from lib import ROOT
 from lib.reporting.claims import load_registry
 from lib.run.commands import reproduce
-from lib.run.study import Study, read_json, study
+from lib.run.ledger import read_json
+from lib.run.study import Study, study
 
 PATHS = {path.stem: path for path in sorted((ROOT / "notebooks").glob("*.ipynb"))}
 CLAIM_COLUMNS = "claim paper statement notebook protocol estimate ci_low ci_high n p_holm published verdict note"

@@ -8,8 +8,10 @@ from torch import Tensor, nn
 
 from lib import InputError, nearest
 from lib.attacks.goals import GOALS, goal
-from lib.attacks.methods import Method, normalised, pullback, raw_maps
-from lib.attacks.noise import random_walk, uniform_start
+from lib.attacks.methods import Method, admitted, maps_and_finite, mean_one, pulled_back, require_finite
+from lib.attacks.noise import random_walk, require_radius, uniform_start
+from lib.attribution.forward import in_parts
+from lib.attribution.gate import gate, image_ids, whole_fields, whole_number
 from lib.metrics.lens import locality
 from lib.models.softplus import softplus_twin
 
@@ -34,6 +36,9 @@ class Attack:
                 0 ... 255, which draws them towards black
 
     Raises InputError for what does not exist or cannot be.
+
+    >>> Attack("top_k", epsilon=8 / 255, step=1 / 255, iterations=50, k=1000).measure
+    'spearman'
     """
 
     aim: str
@@ -53,13 +58,10 @@ class Attack:
         for what, given, allowed in (("aim", self.aim, AIMS), ("measure", self.measure, MEASURES)):
             if given not in allowed:
                 raise InputError(f"there is no {what} {given!r}; {nearest(given, allowed)}")
-        if not 0 <= self.epsilon <= 1 or self.step <= 0:
-            raise InputError(
-                f"epsilon is {self.epsilon!r} and step {self.step!r}; give them in pixel values, epsilon from 0 to 1 "
-                f"and step above 0 (8/255 is {8 / 255:.4f})"
-            )
-        if self.iterations < 1 or self.restarts < 1:
-            raise InputError(f"{self.iterations} iterations and {self.restarts} restarts; give at least 1 of each")
+        require_radius(self.epsilon, self.step)
+        optional = [name for name in ("attack_k", "levels") if getattr(self, name) is not None]
+        whole_fields(self, "iterations", "k", "restarts", *optional)
+        whole_number(self.radius, "radius", 0)
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,10 @@ class Attacked:
     usable (B,): False where there was nothing to attack, because the network is wrong about the image or its map is
     constant; there x is the image and score NaN. evaluations: forward+backward passes for each image that was attacked,
     a product with the second derivatives counted as three, which is about what it costs.
+
+    >>> x = torch.rand(1, 1, 2, 2)
+    >>> Attacked(x, score=torch.ones(1), usable=torch.tensor([True]), evaluations=0).x is x
+    True
     """
 
     x: Tensor
@@ -100,43 +106,65 @@ def attack(
     The iterate is kept that scores lowest by `how.measure`, over all restarts, among those that the network still takes
     for `target`; a walk goes on from where it does not. direction: the gradient of the goal of the map of `surrogate`
     (default: `softplus_twin(model)`). What is measured is always the map of `model`.
-    What is random depends on seed, image id and restart only. images: the ids.
-    Raises InputError for ids that do not match x, k beyond the map's pixels, and where a gradient is not finite.
+    What is random depends on seed, image id and restart only. images: the ids. budget: at most so many points at once.
+    Raises InputError as `lib.attribution.gate.gate`, for ids that do not match x, k beyond the map's pixels, a network
+    that has no softplus twin where none is given, and where a value or gradient is not finite.
+
+    >>> network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3)).eval()
+    >>> x = torch.rand(2, 1, 4, 4)
+    >>> how = Attack("top_k", epsilon=0.1, step=0.05, iterations=2, k=4)
+    >>> found = attack(network, x, network(x).argmax(1), Method("input_x_gradient"), how, images=["a", "b"])
+    >>> (found.x - x).abs().max() < 0.1 + 1e-6
+    tensor(True)
     """
-    if len(images) != len(x):
-        raise InputError(f"there are {len(images)} image ids for {len(x)} images; give one id per image")
-    clean = normalised(raw_maps(model, x, target, method, budget=budget))
+    if not isinstance(how, Attack):
+        raise InputError(f"how is {how!r}; give a lib.attacks.Attack, such as Attack('top_k', 8/255, 1/255, 50, k=9)")
+    given, pixels = model, x
+    model, x, target, method, budget = admitted(given, pixels, target, method, budget, "probability")
+    images = image_ids(images, x)
+    raw, finite = maps_and_finite(model, x, target, method, budget)
+    require_finite(finite)
+    smooth = surrogate
+    if how.aim != "random":
+        smooth = softplus_twin(given) if surrogate is None else surrogate
+        smooth = gate(smooth, pixels, target, objective="probability")[0]
+    clean = mean_one(raw)
     constant = locality(clean, clean, k=how.k, radii=())["spearman"].isnan().to(x.device)
-    usable = _right(model, x, target) & ~constant
+    usable = _right(model, x, target, budget) & ~constant
     found, score = x.clone(), torch.full((len(x),), torch.nan, dtype=torch.float64)
-    passes = 1 if how.aim == "random" else 5  # of each point: measuring; the direction's gradient and its product
-    evaluations = how.iterations * how.restarts * len(method.alphas) * passes
+    each = 1 if how.aim == "random" else 5  # passes a point: measuring; the direction's gradient and its product
+    evaluations = how.iterations * how.restarts * len(method.alphas) * each
     if usable.any():
         chosen = [image for image, kept in zip(images, usable.tolist(), strict=True) if kept]
         task = (x[usable], target[usable], clean[usable])
-        smooth = None if how.aim == "random" else surrogate or softplus_twin(model)
         found[usable], score[usable.cpu()] = _search(model, smooth, *task, method, how, chosen, seed, budget)
     return Attacked(found, score, usable, evaluations)
 
 
 def _search(model, smooth, x, target, clean, method, how, images, seed, budget) -> tuple[Tensor, Tensor]:
-    """The best iterate of each image over restarts, and its score."""
+    """The best iterate of each image over restarts, and its score.
+
+    The measure reads the maps on the CPU; there, and nowhere else, an iteration waits for the device.
+    """
     directions = _directions(smooth, x, target, clean, method, how, images, seed, budget)
     start = torch.cat([_start(x, how, images, restart, seed) for restart in range(how.restarts)])
     origin, classes, maps = (each.repeat(how.restarts, *[1] * (each.ndim - 1)) for each in (x, target, clean))
-    low, high = (origin - how.epsilon).clamp(min=0), (origin + how.epsilon).clamp(max=1)
+    maps, low, high = maps.cpu(), (origin - how.epsilon).clamp(min=0), (origin + how.epsilon).clamp(max=1)
     best, point = origin.clone(), start
     lowest = torch.full((len(origin),), 0.0 if how.measure == "centre_shift" else 1.0, dtype=torch.float64)
-    for _ in range(how.iterations):
-        moved = point + how.step * directions(point).sign()
-        point = torch.minimum(torch.maximum(moved, low), high)
+    for iteration in range(how.iterations):
+        direction = directions(point)
+        point = torch.minimum(torch.maximum(point + how.step * direction.sign(), low), high)
         if how.levels:
             point = (point * how.levels + 1e-4).trunc() / how.levels  # 1e-4: a whole number may lie just below itself
-        raw = raw_maps(model, point, classes, method, budget=budget)
-        measured = _measured(maps, normalised(raw), how)
-        better = (measured < lowest) & _right(model, point, classes).cpu()  # NaN, of a constant map, is not
+        raw, finite = maps_and_finite(model, point, classes, method, budget)
+        finite &= direction.isfinite().flatten(1).all(1)  # the sign of NaN is 0
+        right, finite = torch.stack([_right(model, point, classes, budget), finite]).cpu()
+        require_finite(finite.view(how.restarts, -1).all(0), f" that are attacked, in iteration {iteration + 1}")
+        measured = _measured(maps, mean_one(raw).cpu(), how)
+        better = (measured < lowest) & right  # NaN, of a constant map, is not
         lowest = measured.where(better, lowest)
-        best[better.to(best.device)] = point[better.to(best.device)]
+        best = point.where(better.to(point.device)[:, None, None, None], best)
     lowest, best = lowest.unflatten(0, (how.restarts, -1)), best.unflatten(0, (how.restarts, -1))
     which, rows = lowest.argmin(0), torch.arange(len(x))
     return best[which.to(best.device), rows.to(best.device)], lowest[which, rows]
@@ -145,13 +173,12 @@ def _search(model, smooth, x, target, clean, method, how, images, seed, budget) 
 def _directions(smooth, x, target, clean, method, how, images, seed, budget) -> Callable[[Tensor], Tensor]:
     """The function from iterates (R B, C, H, W) to directions."""
     if how.aim == "random":
-        restarts = range(how.restarts)
-        walks = [random_walk(x.shape[1:], images, restart=restart, seed=seed) for restart in restarts]
-        return lambda point: torch.cat([next(walk) for walk in walks]).to(point)
+        walks = [random_walk(x, images=images, restart=restart, seed=seed) for restart in range(how.restarts)]
+        return lambda point: torch.cat([next(walk) for walk in walks])
     classes, maps = target.repeat(how.restarts), clean.repeat(how.restarts, 1, 1)
     options = {"radius": how.radius, "region": how.region, "released": how.released}
     objective = goal(how.aim, maps, k=how.attack_k or how.k, **options)
-    return lambda point: pullback(smooth, point, classes, method, objective, budget=budget)
+    return lambda point: pulled_back(smooth, point, classes, method, budget, objective)
 
 
 def _start(x: Tensor, how: Attack, images: Sequence[str], restart: int, seed: int) -> Tensor:
@@ -166,5 +193,5 @@ def _measured(original: Tensor, perturbed: Tensor, how: Attack) -> Tensor:
 
 
 @torch.no_grad()
-def _right(model, x: Tensor, target: Tensor) -> Tensor:
-    return torch.cat([model(part).argmax(1) for part in x.split(256)]) == target
+def _right(model, x: Tensor, target: Tensor, budget: int | None) -> Tensor:
+    return in_parts(lambda part: model(part).argmax(1), model, x, x, budget=budget) == target

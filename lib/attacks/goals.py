@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from lib import InputError, nearest
-from lib.attacks.methods import normalised
+from lib.attacks.methods import mean_one, require_maps
+from lib.attribution.gate import as_tensor, whole_number
 from lib.metrics.selection import dilate, top_k
 
 GOALS = ("top_k", "lens_top_k", "mass_centre", "target")
@@ -34,33 +35,62 @@ def goal(
     attack towards the lower right (GAZ:utils.py, RAR:ig_attack), and takes neighbours by flat index, so that those
     beyond a row's end lie on the next row and those before the first pixel at the image's end
     (LENS:ig_attack_with_lens.py:96).
-    Raises InputError for an unknown aim, and for "target" without a region of the maps' size.
+    Raises InputError for an unknown aim, for maps `clean` of another shape or not finite, unless 1 <= k <= H W, for a
+    radius below 0, and for "target" without a region of the maps' size.
+
+    >>> from lib.attacks import normalised
+    >>> clean = normalised(torch.tensor([[[[1.0, -3.0]]]]))
+    >>> goal("top_k", clean, k=1)(torch.tensor([[[[1.0, 1.0]]]]))
+    tensor([-1.])
     """
+    require_maps(clean, "clean", "N, H, W")
+    radius = whole_number(radius, "radius", 0)
     if aim not in GOALS:
         raise InputError(f"there is no aim {aim!r}; {nearest(aim, GOALS)}")
     if aim == "mass_centre":
         centre = mass_centre(clean)
         reference = centre.trunc() if released else centre
-        return lambda raw: (mass_centre(normalised(raw)) - reference).square().sum(1)
+        return lambda raw: (_centre(mean_one(raw)) - reference).square().sum(1)
     if aim == "target":
-        if region is None or region.shape != clean.shape[1:]:
-            given = None if region is None else tuple(region.shape)
-            raise InputError(f"region is {given}; give a mask {tuple(clean.shape[1:])} of where mass should go")
-        mask = region.to(clean).expand_as(clean)
-        return lambda raw: (normalised(raw) * mask).sum((1, 2))
+        mask = _mask(region, clean).expand_as(clean)
+        return lambda raw: (mean_one(raw) * mask).sum((1, 2))
     chosen = top_k(clean, k)[0]
     if aim == "lens_top_k":
         chosen = _dilate_flat(chosen, radius) if released else dilate(chosen, radius)
     mask = chosen.to(clean)
-    return lambda raw: -(normalised(raw) * mask).sum((1, 2))
+    return lambda raw: -(mean_one(raw) * mask).sum((1, 2))
 
 
 def mass_centre(a: Tensor) -> Tensor:
-    """Row and column of the centre of mass of maps a (N, H, W) >= 0: (N, 2), in pixels."""
+    """Row and column of the centre of mass of maps a (N, H, W) >= 0: (N, 2), in pixels; 0 of a map of zeros.
+
+    Raises InputError for another shape, and for negative, NaN or infinite values.
+
+    >>> mass_centre(torch.tensor([[[0.0, 0.0], [1.0, 3.0]]]))
+    tensor([[1.0000, 0.7500]])
+    """
+    require_maps(a, "a", "N, H, W")
+    if (a < 0).any():
+        raise InputError("a holds negative values, which have no centre of mass; give a.abs()")
+    return _centre(a)
+
+
+def _centre(a: Tensor) -> Tensor:
     total = a.sum((1, 2))
     places = [torch.arange(size, dtype=a.dtype, device=a.device) for size in a.shape[1:]]
     along = [(a.sum(2) * places[0]).sum(1), (a.sum(1) * places[1]).sum(1)]
     return torch.stack(along, 1) / total.where(total > 0, 1)[:, None]
+
+
+def _mask(region, clean: Tensor) -> Tensor:
+    """A region (H, W), as the maps are; InputError for another."""
+    wanted = f"a mask {tuple(clean.shape[1:])} of where mass should go"
+    mask = as_tensor(region, "region", wanted).to(clean)
+    if mask.shape != clean.shape[1:]:
+        raise InputError(f"region is {tuple(mask.shape)}; give {wanted}")
+    if not mask.isfinite().all() or not mask.any():
+        raise InputError("region holds no pixel, or NaN; give a mask that is 1 where mass should go and 0 elsewhere")
+    return mask
 
 
 def _dilate_flat(mask: Tensor, radius: int) -> Tensor:

@@ -4,9 +4,9 @@ from lib.attribution.adversarial import Adversarial
 from lib.attribution.attribute import Attribution, attribute, walk
 from lib.attribution.multi_reference import Lines
 from lib.attribution.nodes import Node
-from lib.attribution.paths import Blur, Guided, Straight
+from lib.attribution.paths import Blur, Guided, Path, Straight
 from lib.attribution.recalibration import PointAbsolute, RandomMask, Recalibrated, SquaredMeanGradient, Weighted
-from lib.attribution.rules import IDGI, Riemann, SquaredGradient
+from lib.attribution.rules import IDGI, Riemann, Rule, SquaredGradient
 
 __all__ = [
     "IDGI",
@@ -16,10 +16,12 @@ __all__ = [
     "Guided",
     "Lines",
     "Node",
+    "Path",
     "PointAbsolute",
     "RandomMask",
     "Recalibrated",
     "Riemann",
+    "Rule",
     "SquaredGradient",
     "SquaredMeanGradient",
     "Straight",

@@ -7,13 +7,14 @@ import torch
 from torch import Tensor
 
 from lib import InputError
+from lib.attribution.gate import as_tensor, class_labels, image_ids, whole_fields, whole_number
 from lib.attribution.nodes import Node, Probe
-from lib.attribution.paths import require_steps
+from lib.attribution.paths import Path
 from lib.seeds import image_generator
 
 
 @dataclass(frozen=True, eq=False)
-class Adversarial:
+class Adversarial(Path):
     """One line for each target class t: z_j = clamp(z_{j-1} + epsilon sign(grad f_t(z_{j-1})), 0, 1), z_0 = x.
 
     targets (B, T), for example of `other_classes`. The nodes are z_1 ... z_k, from the image outwards; their dx points
@@ -22,6 +23,12 @@ class Adversarial:
     Differs from the released code: `restart=True` takes every step from the image, z_j = clamp(x + epsilon sign(grad
     f_t(z_{j-1}))), with dx = x - z_j (AR:adv_grad_integration.py:53-69). Its evaluation of the target's gradient at the
     un-normalised image is not repeated.
+    Raises InputError for options out of range, and targets of other images or beyond the network's classes.
+
+    >>> from lib.attribution import walk
+    >>> network, x = (lambda x: torch.cat([x.flatten(1), -x.flatten(1)], 1)), torch.full((1, 1, 1, 1), 0.5)
+    >>> [round(node.x.item(), 2) for node in walk(network, Adversarial([[1]], steps=2, epsilon=0.1), x, 0)]
+    [0.4, 0.3]
     """
 
     targets: Tensor
@@ -30,10 +37,9 @@ class Adversarial:
     restart: bool = False
 
     rules = ("left",)
-    nested = ""
 
     def __post_init__(self):
-        require_steps(self.steps)
+        whole_fields(self, "steps")
         if not 0 < self.epsilon <= 1:
             raise InputError(f"epsilon is {self.epsilon!r}; give a step in pixel values, 0 < epsilon <= 1")
 
@@ -41,10 +47,12 @@ class Adversarial:
         raise InputError("an adversarial path ends where its steps lead: its references are not known beforehand")
 
     def nodes(self, x: Tensor, probe: Probe) -> Iterator[Node]:
-        lines = self.targets.shape[1]
+        targets = self._targets(x)
+        probe.model.asked_about(targets)
+        lines = targets.shape[1]
         share = 1 / (self.steps * lines)
         part = share if self.restart else 1 / lines
-        for line, towards in enumerate(self.targets.to(x.device).unbind(1)):
+        for line, towards in enumerate(targets.unbind(1)):
             point = x
             _, _, slope = probe(point[None], towards[None])
             for index in range(self.steps):
@@ -56,6 +64,14 @@ class Adversarial:
                 dx = (before - point) * part
                 yield Node(point, dx, grad[0], value[0], index, x, None, share, line, 1 / lines, tangent=True)
 
+    def _targets(self, x: Tensor) -> Tensor:
+        targets = as_tensor(self.targets, "targets", "class indices (images, lines)")
+        if targets.ndim != 2 or len(targets) != len(x) or not targets.shape[1]:
+            raise InputError(
+                f"targets is {tuple(targets.shape)} for {len(x)} images; give class indices ({len(x)}, lines)"
+            )
+        return torch.stack([class_labels(each, x) for each in targets.unbind(1)], 1)
+
 
 def other_classes(
     target: Tensor, classes: int, count: int, *, images: Sequence[str], seed: int = 0, released: bool = False
@@ -64,8 +80,18 @@ def other_classes(
 
     Differs from the released code (AR:adv_grad_integration.py:23-30): `released=True` draws from 0 ... classes - 3
     and does not leave the image's own class out.
-    Raises InputError for more targets than there are classes to draw from.
+    target: see `class_labels`. The result is on the CPU.
+    Raises InputError for more targets than there are classes to draw from, a class beyond them, and ids that do not
+    match.
+
+    >>> other_classes([1], 3, 2, images=["cat"]).sort().values
+    tensor([[0, 2]])
     """
+    images = image_ids(images)
+    target = class_labels(target, torch.empty(len(images)))
+    classes, count = whole_number(classes, "classes", least=2), whole_number(count, "count")
+    if int(target.max()) >= classes:
+        raise InputError(f"target holds {int(target.max())}; of {classes} classes, give 0 to {classes - 1}")
     available = classes - 2 if released else classes - 1
     if not 1 <= count <= available:
         raise InputError(f"{count} adversarial targets are asked for; of {classes} classes, give 1 to {available}")

@@ -1,6 +1,6 @@
 """walk and attribute: one walk along a path feeds any number of rules and step counts."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -11,6 +11,8 @@ from lib import InputError
 from lib.attribution.forward import is_finite, values
 from lib.attribution.gate import gate, whole_number
 from lib.attribution.nodes import Node, Probe
+from lib.attribution.paths import INTERVAL_RULES, Path
+from lib.attribution.rules import Rule, as_rules
 
 
 @dataclass(frozen=True)
@@ -19,11 +21,17 @@ class Attribution:
 
     sums[name] or sums[name, n]  everything a rule summed: "map" (B, C, H, W), for IDGI also "lost" (B,)
     evaluations                  forward+backward passes spent, in images
+
+    >>> from lib.attribution import IDGI, Riemann, Straight
+    >>> rules = {"ig": Riemann(), "idgi": IDGI()}
+    >>> found = attribute(lambda x: x.flatten(1) ** 2, torch.ones(1, 1, 1, 2), 0, path=Straight(4), rules=rules)
+    >>> found["ig"].shape, found.evaluations, found.completeness_error("idgi").abs().item() < 1e-6
+    (torch.Size([1, 1, 1, 2]), 5, True)
     """
 
     sums: Mapping[object, Mapping[str, Tensor]]
     evaluations: int
-    path: object
+    path: Path
     x: Tensor
     probe: Probe
     known: Mapping[str, Tensor]  # values at the ends that are nodes of the grid
@@ -56,7 +64,7 @@ class Attribution:
 
 def walk(
     model: Callable[[Tensor], Tensor],
-    path,
+    path: Path,
     x: Tensor,
     target: Tensor,
     *,
@@ -70,7 +78,13 @@ def walk(
     nothing else grows with the number of steps. With create_graph the nodes can be differentiated again, with
     respect to x and to the network's parameters, and autograd then keeps every evaluation.
     Raises InputError as `lib.attribution.gate.gate`, and at the end where a gradient was not finite, naming the node.
+
+    >>> from lib.attribution import Straight
+    >>> nodes = walk(lambda x: x.flatten(1) ** 2, Straight(2), torch.ones(1, 1, 1, 2), 0, objective="logit")
+    >>> [(node.index, node.value.item(), node.grad.flatten().tolist()) for node in nodes]
+    [(0, 0.0, [0.0, 0.0]), (1, 0.25, [1.0, 0.0]), (2, 1.0, [2.0, 0.0])]
     """
+    _require_path(path)
     return _walk(path, *_probe(model, x, target, objective, budget, create_graph))
 
 
@@ -79,9 +93,9 @@ def attribute(
     x: Tensor,
     target: Tensor,
     *,
-    path,
-    rules: Mapping[str, Callable],
-    steps: Sequence[int] | None = None,
+    path: Path,
+    rules: Mapping[str, Rule | Callable],
+    steps: Iterable[int] | None = None,
     objective: str = "probability",
     budget: int | None = None,
     create_graph: bool = False,
@@ -91,8 +105,17 @@ def attribute(
     x (B, C, H, W) in [0, 1], target (B,), rules {name: rule}. `steps`: step counts that divide path.steps, on the
     true sub-grids of the walk; the keys of the result are then (name, n). Maps are signed and per channel; their sum
     over channels is the pixel map. A map does not depend on which other images are in the batch.
-    Raises InputError where path, rules, steps, images or targets do not fit together.
+    Raises InputError where path, rules, steps, images or targets do not fit together, and as `walk`.
+
+    >>> from lib.attribution import Riemann, Straight
+    >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3)).eval()
+    >>> x, rules = torch.rand(2, 3, 2, 2), {"ig": Riemann(), "squares": lambda node, following: node.grad**2}
+    >>> maps = attribute(network, x, [0, 2], path=Straight(8), rules=rules, steps=[2, 8])
+    >>> maps["ig", 2].shape, sorted(maps.sums)
+    (torch.Size([2, 3, 2, 2]), [('ig', 2), ('ig', 8), ('squares', 2), ('squares', 8)])
     """
+    _require_path(path)
+    rules = as_rules(rules)
     _check_rules(path, rules)
     grids = {n: _Grid(rules, path, n) for n in _checked_steps(path, steps)}
     x, probe = _probe(model, x, target, objective, budget, create_graph)
@@ -113,7 +136,7 @@ def attribute(
 class _Grid:
     """The running sums of all rules on one (sub-)grid of the walk; holds one node at a time."""
 
-    def __init__(self, rules: Mapping[str, Callable], path, steps: int | None):
+    def __init__(self, rules: Mapping[str, Rule], path: Path, steps: int | None):
         self.rules, self.path, self.steps = rules, path, steps or path.steps
         self.sums: dict[str, dict[str, Tensor]] = {name: {} for name in rules}
         self.line: dict[str, dict[str, Tensor]] = {name: {} for name in rules}  # of rules that close each line
@@ -128,10 +151,7 @@ class _Grid:
 
     def finish(self) -> dict[str, dict[str, Tensor]]:
         self._add(self.held, None)
-        return {
-            name: rule.finish(self.sums[name]) if hasattr(rule, "finish") else self.sums[name]
-            for name, rule in self.rules.items()
-        }
+        return {name: rule.finish(self.sums[name]) for name, rule in self.rules.items()}
 
     def _has(self, node: Node) -> bool:
         if self.path.nested == "prefix":
@@ -144,7 +164,7 @@ class _Grid:
         for name, rule in self.rules.items():
             parts = rule(node, following)
             parts = parts if isinstance(parts, Mapping) else {"map": parts}
-            if not hasattr(rule, "close"):
+            if rule.close is None:
                 _accumulate(self.sums[name], parts)
                 continue
             _accumulate(self.line[name], parts)
@@ -173,7 +193,7 @@ def _probe(model, x, target, objective: str, budget: int | None, create_graph: b
     return x, Probe(model, target, objective, budget, create_graph)
 
 
-def _walk(path, x: Tensor, probe: Probe) -> Iterator[Node]:
+def _walk(path: Path, x: Tensor, probe: Probe) -> Iterator[Node]:
     """The nodes of a path; whether they were finite is looked at once, after the last."""
     places, finite = [], []
     for node in path.nodes(x, probe):
@@ -187,32 +207,43 @@ def _walk(path, x: Tensor, probe: Probe) -> Iterator[Node]:
         index, line, end = places[first]
         raise InputError(
             f"the network's value or gradient is not finite at node {index} of line {line}, counted from the {end} "
-            f"(images {broken[first].nonzero().flatten().tolist()[:8]} of the batch): check its weights for NaN, or give "
-            "another reference or path"
+            f"(images {broken[first].nonzero().flatten().tolist()[:8]} of the batch): check its weights for NaN, or "
+            "give another reference or path"
         )
 
 
-def _check_rules(path, rules: Mapping[str, Callable]) -> None:
+def _require_path(path) -> None:
+    if isinstance(path, type) or not isinstance(path, Path):
+        raise InputError(
+            f"path is {path!r}; give an instance of a class that inherits from lib.attribution.Path, as Straight(128)"
+        )
+
+
+def _check_rules(path: Path, rules: Mapping[str, Rule]) -> None:
     for name, rule in rules.items():
-        needed = getattr(rule, "rule", None)
-        if needed is not None and needed not in path.rules:
+        if rule.needs and rule.needs not in path.rules:
+            both = " (both ends of every interval)" if rule.needs in INTERVAL_RULES else ""
             raise InputError(
-                f"rule {name!r} is Riemann({needed!r}), but {path} has nodes for {', '.join(path.rules)} only"
+                f"rule {name!r} needs nodes for {rule.needs!r}{both}; {path} has nodes for {', '.join(path.rules)} only"
             )
-        if getattr(rule, "intervals", False) and "trapezoid" not in path.rules:
+        if rule.at_input and not path.at_input:
             raise InputError(
-                f"rule {name!r} needs both ends of every interval; {path} has nodes for {', '.join(path.rules)} only"
+                f"rule {name!r} reads the gradient at the input, which {path} leaves out: give at_input=True, or a "
+                "rule that weighs by the remaining distance"
             )
 
 
-def _checked_steps(path, steps: Sequence[int] | None) -> list[int | None]:
+def _checked_steps(path: Path, steps: Iterable[int] | None) -> list[int | None]:
     if steps is None:
         return [None]
+    if isinstance(steps, str) or not isinstance(steps, Iterable):
+        raise InputError(f"steps is {steps!r}; give a list of step counts")
+    counts = [whole_number(n, "steps") for n in steps]
     fits = {"stride": lambda n: path.steps % n == 0, "prefix": lambda n: n <= path.steps}.get(path.nested)
-    if fits is None or any(n < 1 or not fits(n) for n in steps):
+    if fits is None or not all(map(fits, counts)):
         allowed = {"stride": f"divisors of {path.steps}", "prefix": f"numbers up to {path.steps}"}.get(path.nested)
         raise InputError(
-            f"steps {list(steps)} are not sub-grids of {path}; "
+            f"steps {counts} are not sub-grids of {path}; "
             + (f"give {allowed}" if allowed else "this path has none: walk it once per step count")
         )
-    return list(steps)
+    return counts

@@ -14,6 +14,9 @@ def gaussian_matrix(
     The kernel is cut at `radius`, by default int(4 sigma + .5), and sums to one (scipy.ndimage.gaussian_filter1d).
     Outside the image lies its mirror image about the edge pixel ("reflect": scipy's "mirror", torchvision's blur) or
     zero ("zero": scipy's "constant", PAIR's Blur IG). sigma < .125 is the identity. dtype and device as `like`.
+
+    >>> gaussian_matrix(3, 0.1, like=torch.zeros(1)).tolist()
+    [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
     """
     radius = int(4 * sigma + 0.5) if radius is None else radius
     offsets = torch.arange(-radius, radius + 1, dtype=torch.float64)
@@ -32,7 +35,11 @@ def gaussian_matrix(
 
 
 def gaussian_blur(x: Tensor, sigma: float, *, padding: str = "reflect") -> Tensor:
-    """x (..., H, W) blurred with standard deviation `sigma` pixels; sigma 0 returns x unchanged."""
+    """x (..., H, W) blurred with standard deviation `sigma` pixels; sigma 0 returns x unchanged.
+
+    >>> gaussian_blur(torch.eye(3), 1.0).std() < torch.eye(3).std()
+    tensor(True)
+    """
     if sigma < 0.125:  # the kernel's radius is 0
         return x
     rows = gaussian_matrix(x.shape[-2], sigma, padding=padding, like=x)

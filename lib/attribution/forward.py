@@ -1,13 +1,29 @@
 """The scalar being explained, its value and input gradient, and how a network is run over many points."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lib import InputError
 from lib.attribution.gate import Gated, gate
+
+# What autograd says where it has no derivative, and what is said instead.
+_SEVERED = (
+    "the network's answer does not depend on its input by way of autograd; leave torch.no_grad, .detach() and rounding "
+    "out of its forward method, and torch.inference_mode out of the call"
+)
+_UNDERIVED = {
+    "does not require grad": _SEVERED,
+    "not have been used": _SEVERED,
+    "nference tensor": "the network or the images were made in torch.inference_mode, where nothing can be "
+    "differentiated; make them outside of it",
+    "is not implemented": "an operation of the network has no second derivative ({said}); give another, for fused "
+    "attention torch.nn.attention.sdpa_kernel(SDPBackend.MATH)",
+}
 
 # The network -> {what it is run on: rows that fitted}. A budget decides speed only, so that a network may change.
 _fitted: WeakKeyDictionary = WeakKeyDictionary()
@@ -167,13 +183,13 @@ def passes(
 
     def run(points: Tensor, classes: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
         points = points if create_graph and points.requires_grad else points.detach().requires_grad_()
-        with torch.enable_grad():
+        with derivatives(2 if create_graph else 1):
             logits = model(points)
             scalars = [scalar(logits, each, objective) for each in (classes, *others)]
             gradients = []
             for each in scalars:
                 keep = create_graph or each is not scalars[-1]
-                gradients += _gradient(each.sum(), points, create_graph=create_graph, retain_graph=keep)
+                gradients += torch.autograd.grad(each.sum(), points, create_graph=create_graph, retain_graph=keep)
         return (scalars[0] if create_graph else scalars[0].detach(), *gradients)
 
     others = () if towards is None else (towards,)
@@ -185,16 +201,26 @@ def is_finite(value: Tensor, gradient: Tensor) -> Tensor:
     return gradient.detach().flatten(1).sum(1).isfinite() & value.detach().isfinite()
 
 
-def _gradient(value: Tensor, points: Tensor, **how) -> tuple[Tensor, ...]:
-    try:
-        return torch.autograd.grad(value, points, **how)
-    except RuntimeError as error:
-        if "does not require grad" in str(error):
-            raise InputError(
-                "the network's answer does not depend on its input by way of autograd; leave torch.no_grad, .detach() "
-                "and rounding out of its forward method"
-            ) from error
-        raise
+@contextmanager
+def derivatives(order: int = 1) -> Iterator[None]:
+    """A block in which autograd records, and what has no derivative is an InputError.
+
+    order 2: what is recorded can be differentiated again, fused attention included, for which PyTorch's plain formula
+    stands in.
+
+    >>> x = torch.rand(2, requires_grad=True)
+    >>> with torch.no_grad(), derivatives():
+    ...     torch.autograd.grad(x.sum(), x)[0].tolist()
+    [1.0, 1.0]
+    """
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH) if order > 1 else nullcontext():
+        try:
+            yield
+        except RuntimeError as error:
+            for words, meaning in _UNDERIVED.items():
+                if words in str(error):
+                    raise InputError(meaning.format(said=str(error).splitlines()[0])) from error
+            raise
 
 
 def _sizes(model) -> dict:

@@ -1,4 +1,4 @@
-"""The gate: what comes from outside (a network, images, labels, ids) is looked at once, on its way in.
+"""The gate: what comes from outside (a network, images, labels, ids, numbers) is looked at once, on its way in.
 
 Behind it code trusts what it is given. A network that has passed is a `Gated`; passing it again changes nothing, so
 that a function behind the gate may call another public one for free.
@@ -9,40 +9,59 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from lib import InputError, nearest
-from lib.models.layers import require_eval
+from lib.models.layers import in_training, require_eval
 
 OBJECTIVES = ("probability", "logit", "log_probability", "contrast")
 PRECISIONS = (torch.float32, torch.float64)
+HALVES = (torch.float16, torch.bfloat16)
 _BINARY = "lambda x: torch.cat([torch.zeros_like(z := model(x).reshape(-1, 1)), z], 1)"  # softmax is then the sigmoid
 
 
 class Gated(nn.Module):
     """A network behind the gate: gives it a copy of the images, and looks at its first answer.
 
-    classes: K, how many there are; None before the first answer. module: the network as it was given.
+    module: the network as it was given; classes: K, how many there are, None before the first answer; precision: that
+    of the images it is given, where it differs from what it is explained in.
+
+    >>> gated = Gated(lambda x: x.flatten(1), "logit")
+    >>> gated(torch.tensor([[[[-7.0, 9.0]]]])), gated.classes  # used by itself, it takes what is no image
+    (tensor([[-7.,  9.]]), 2)
     """
 
-    def __init__(self, model: Callable[[Tensor], Tensor], objective: str):
+    def __init__(self, model: Callable[[Tensor], Tensor], objective: str, precision: torch.dtype | None = None):
         super().__init__()
         self.eval()
-        self.module, self.objective = model, objective
+        self.module, self.objective, self.precision = model, objective, precision
         self.classes: int | None = None
         self.highest = 0  # of the labels that were asked about
 
     def forward(self, x: Tensor) -> Tensor:
-        logits = self.module(x.clone())  # it may work in place
-        if self.classes is None:
-            self.classes = _classes(logits, x, self.objective)
-            self._refuse_beyond()
-        return logits
+        given = x.to(self.precision or x.dtype, copy=True)  # it may work in place
+        answer = self.module(given) if self.classes else self._first_answer(given)
+        return answer.to(x.dtype) if self.precision else answer
 
     def asked_about(self, labels: Tensor) -> None:
         """Note the labels that answers will be read at; raises InputError for one that is not a class."""
         self.highest = max(self.highest, int(labels.max()))
         if self.classes is not None:
             self._refuse_beyond()
+
+    def _first_answer(self, given: Tensor) -> Tensor:
+        watch = register_module_forward_pre_hook(_require_eval_of_part)  # a function may hide a module in training mode
+        try:
+            answer = self.module(given)
+        except RuntimeError as error:
+            if cure := _misplaced(self.module, given):
+                raise InputError(cure) from error
+            raise
+        finally:
+            watch.remove()
+        self.classes = _classes(answer, given, self.objective)
+        self._refuse_beyond()
+        return answer
 
     def _refuse_beyond(self) -> None:
         if self.highest >= self.classes:
@@ -59,10 +78,11 @@ def gate(
 
     model: a function or module in eval mode from images to logits (B, K), K >= 2 (1 will do for objective "logit");
     x: see `image_batch`; target: see `class_labels`. differentiable: x keeps its graph, else it is detached.
+    Images in half precision reach the network as they are, and all else is computed in float32, because the squares of
+    gradients underflow; gradients below 6e-8 are lost inside of a network in float16.
     Raises InputError where the network is in training mode, does not answer with such a tensor (seen at its first
     answer) or has no such class, and as `image_batch` and `class_labels`.
 
-    >>> import torch
     >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3)).eval()
     >>> gated, x, target = gate(network, torch.rand(2, 3, 2, 2), [0, 2])
     >>> gated(x).shape, target
@@ -75,8 +95,11 @@ def gate(
     if not callable(model):
         raise InputError(f"the network is a {type(model).__name__}; give a function or module from images to logits")
     require_eval(model)
+    precision = None
+    if isinstance(x, Tensor) and x.dtype in HALVES:
+        precision, x = x.dtype, x.float()
     x = image_batch(x, differentiable=differentiable)
-    gated, target = Gated(model, objective), class_labels(target, x)
+    gated, target = Gated(model, objective, precision), class_labels(target, x)
     gated.asked_about(target)
     return gated, x, target
 
@@ -90,10 +113,8 @@ def image_batch(x: Tensor, name: str = "x", *, like: Tensor | None = None, diffe
     >>> image_batch(np.zeros((1, 3, 2, 2))).dtype
     torch.float64
     """
-    if not isinstance(x, Tensor | np.ndarray):
-        raise InputError(f"{name} is a {type(x).__name__}; give a tensor (B, C, H, W) with values in [0, 1]")
-    x = torch.as_tensor(x)
-    if x.ndim != 4 or not len(x) or x.dtype not in PRECISIONS:
+    x = as_tensor(x, name, "images (B, C, H, W) with values in [0, 1]")
+    if x.ndim != 4 or not x.numel() or x.dtype not in PRECISIONS:
         cure = ".unsqueeze(0) makes a batch of one image" if x.ndim == 3 else "give at least one image"
         if not x.is_floating_point():
             cure = ".float() / 255 brings bytes into the range"
@@ -102,11 +123,20 @@ def image_batch(x: Tensor, name: str = "x", *, like: Tensor | None = None, diffe
         raise InputError(f"{name} is {tuple(x.shape)} {x.dtype}; give (B, C, H, W), float32 or float64: {cure}")
     if like is not None and x.shape != like.shape:
         raise InputError(f"{name} has shape {tuple(x.shape)}; give the shape of the images, {tuple(like.shape)}")
+    require_range(x, name)
+    x = x if differentiable else x.detach()
+    x = x.clone() if x.is_inference() else x  # of torch.inference_mode, which autograd does not take
+    return x if like is None else x.to(like)
+
+
+def require_range(x: Tensor, name: str) -> None:
+    """Raise InputError unless every value of a floating-point tensor lies in [0, 1], which NaN does not.
+
+    >>> require_range(torch.rand(2, 3), "x")
+    """
     low, high = torch.stack(x.detach().aminmax()).tolist()
     if not (low >= 0 and high <= 1):
         raise InputError(f"{name} spans [{low:.3g}, {high:.3g}]; give images in [0, 1] (the network normalises)")
-    x = x if differentiable else x.detach()
-    return x if like is None else x.to(like)
 
 
 def class_labels(target, x: Tensor) -> Tensor:
@@ -118,33 +148,36 @@ def class_labels(target, x: Tensor) -> Tensor:
     >>> class_labels(7, torch.zeros(2, 3, 4, 4))
     tensor([7, 7])
     """
-    given = f"target is {target!r}" if not isinstance(target, Tensor) else f"target is {tuple(target.shape)}"
-    try:
-        labels = torch.as_tensor(target)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"{given}; give one class index an image, ({len(x)},)") from error
-    whole = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
-    if not whole or labels.shape not in ((), (len(x),)):
-        cure = ": .argmax(1) of one-hot rows gives it" if labels.ndim == 2 else ""
-        raise InputError(f"{given} {labels.dtype}; give one whole class index an image, ({len(x)},){cure}")
-    labels = labels.to(x.device, torch.int64).expand(len(x))
+    labels = as_tensor(target, "target", f"one class index an image, ({len(x)},)")
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool or not _one_each(labels, x):
+        cure = ": .flatten() makes it" if labels.numel() == len(x) and labels.ndim > 1 else ""
+        cure = ": .argmax(1) of one-hot rows gives it" if labels.ndim == 2 and not cure else cure
+        raise InputError(
+            f"target is {tuple(labels.shape)} {labels.dtype}; give one whole class index an image, ({len(x)},){cure}"
+        )
+    labels = labels.long()
     if (lowest := int(labels.min())) < 0:
         raise InputError(f"target holds {lowest}; give class indices from 0 up")
-    return labels
+    return labels.to(x.device).expand(len(x))
 
 
-def image_ids(images: Sequence[str], x: Tensor) -> list[str]:
-    """The ids of a batch, by which random numbers are drawn: one for each image.
+def image_ids(images: Sequence[str], x: Sequence | None = None) -> list[str]:
+    """The ids of a batch, by which random numbers are drawn: one for each image of x, where it is given.
 
-    Raises InputError for another number of them, or a single text.
+    Raises InputError for another number of them, none, or a single text.
 
     >>> image_ids(["a", "b"], torch.zeros(2, 3, 4, 4))
     ['a', 'b']
     """
-    if isinstance(images, str) or len(images) != len(x):
-        given = repr(images) if isinstance(images, str) else f"{len(images)} ids"
-        raise InputError(f"images is {given} for {len(x)} images; give a list with one id an image, to draw by")
-    return list(images)
+    try:
+        ids = [] if isinstance(images, str) else list(images)
+    except TypeError:
+        ids = []
+    if not ids or (x is not None and len(ids) != len(x)):
+        given = f"{len(ids)} ids" if ids else repr(images)
+        wanted = "" if x is None else f" for {len(x)} images"
+        raise InputError(f"images is {given}{wanted}; give a list with one id an image, to draw by")
+    return ids
 
 
 def whole_number(given, name: str, least: int = 1) -> int:
@@ -160,11 +193,49 @@ def whole_number(given, name: str, least: int = 1) -> int:
     return int(given)
 
 
+def whole_fields(options, *names: str) -> None:
+    """Make Python's own int of these fields of a frozen dataclass; InputError unless they are whole numbers above 0."""
+    for name in names:
+        object.__setattr__(options, name, whole_number(getattr(options, name), name))
+
+
+def as_tensor(given, name: str, wanted: str) -> Tensor:
+    """A tensor of what can be one: an array of any strides, a list of numbers. Raises InputError otherwise.
+
+    >>> as_tensor(np.zeros((2, 3))[:, ::-1], "x", "rows").shape
+    torch.Size([2, 3])
+    """
+    try:
+        return given if isinstance(given, Tensor) else torch.as_tensor(np.array(given))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{name} is a {type(given).__name__}; give {wanted}, a tensor or an array") from error
+
+
+def _one_each(labels: Tensor, x: Tensor) -> bool:
+    return labels.shape in ((), (len(x),))
+
+
+def _require_eval_of_part(layer: nn.Module, _) -> None:
+    if in_training(layer):
+        raise InputError(f"a part of the network, {type(layer).__name__}, is in training mode; call its eval() first")
+
+
+def _misplaced(network, x: Tensor) -> str:
+    """What to say where a network could not answer because it is elsewhere, or in another precision, than x."""
+    own = list(network.parameters()) if isinstance(network, nn.Module) else []
+    if own and all(each.device != x.device for each in own):
+        return f"x is on {x.device}, the network on {own[0].device}: give x.to({str(own[0].device)!r})"
+    if own and all(each.dtype != x.dtype for each in own):
+        return f"x is {x.dtype}, the network {own[0].dtype}: give x.to({own[0].dtype})"
+    return ""
+
+
 def _classes(answer, x: Tensor, objective: str) -> int:
     """K of a first answer (B, K); InputError with the wrapper that cures another kind of answer."""
     if not isinstance(answer, Tensor):
-        inside = "[0]" if isinstance(answer, tuple | list) and not hasattr(answer, "logits") else ".logits"
-        inside = '["logits"]' if type(answer) is dict else inside
+        inside = "[0]" if isinstance(answer, tuple | list) else ".logits"
+        if isinstance(answer, dict) and (type(answer) is dict or "logits" not in answer):
+            inside = f"[{'logits' if 'logits' in answer else next(iter(answer), 'logits')!r}]"
         raise InputError(
             f"the network answers with a {type(answer).__name__}, not a tensor of logits; wrap it: "
             f"lambda x: model(x){inside}"
@@ -175,6 +246,6 @@ def _classes(answer, x: Tensor, objective: str) -> int:
             f"the network answers with {tuple(answer.shape)} for {len(x)} images; give one that answers with logits "
             f"({len(x)}, classes) of two or more classes: {cure}"
         )
-    if answer.dtype not in PRECISIONS:
+    if answer.dtype not in (*PRECISIONS, x.dtype):
         raise InputError(f"the network answers in {answer.dtype}; call model.float() and leave autocast out")
     return answer.shape[1]

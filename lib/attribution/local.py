@@ -15,6 +15,8 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from lib import InputError
+from lib.attribution.forward import in_parts
+from lib.attribution.gate import as_tensor, gate, whole_number
 from lib.store.files import write_atomically
 
 
@@ -24,6 +26,10 @@ class LocalReferences:
 
     centres (C, K): mean logits; members (C, R) long: rows of the training set; densities (C, R) float64: share of
     the cluster that each member stands for, rows sum to 1.
+
+    >>> found = LocalReferences(torch.tensor([[0.0, 0], [4, 0]]), torch.tensor([[5], [7]]), torch.ones(2, 1))
+    >>> found.of(torch.tensor([[3.0, 1]]))
+    (tensor([[7]]), tensor([[1.]]))
     """
 
     centres: Tensor
@@ -31,8 +37,13 @@ class LocalReferences:
     densities: Tensor
 
     def nearest(self, logits: Tensor) -> Tensor:
-        """c* = argmin_c ||f(x) - centre_c||_2: logits (B, K) -> cluster (B,), on the CPU."""
-        logits = logits.detach().to(self.centres)
+        """c* = argmin_c ||f(x) - centre_c||_2: logits (B, K) -> cluster (B,), on the CPU.
+
+        Raises InputError for logits of another number of classes.
+        """
+        logits = as_tensor(logits, "logits", "rows (images, classes)").detach().to(self.centres)
+        if logits.ndim != 2 or logits.shape[1] != self.centres.shape[1]:
+            raise InputError(f"logits is {tuple(logits.shape)}; give (images, {self.centres.shape[1]}), as the centres")
         # Not by ||a||² - 2ab + ||b||², whose rounding depends on the batch.
         return torch.cdist(logits, self.centres, compute_mode="donot_use_mm_for_euclid_dist").argmin(1)
 
@@ -64,9 +75,14 @@ def local_references(
     Differs from the released code: the reference is the chosen image instead of the one a batch later
     (LPI:activation_atlas.py:24,58) and always of its own sub-cluster; each cluster keeps its own densities instead
     of the last cluster's (LPI:distribution_estimation.py:217).
+
+    >>> logits = torch.tensor([[0.0, 0], [0, 1], [0, 2], [9, 9]])
+    >>> local_references(logits, clusters=2, references=1).members.sort(0).values
+    tensor([[1],
+            [3]])
     """
-    if clusters < 1 or references < 1:
-        raise InputError(f"clusters={clusters} and references={references} leave nothing to choose; give 1 or more.")
+    clusters, references = whole_number(clusters, "clusters"), whole_number(references, "references")
+    logits = as_tensor(logits, "logits", "rows (images, classes)")
     if logits.ndim != 2 or not logits.isfinite().all():
         raise InputError(
             f"logits of shape {tuple(logits.shape)} must be (images, classes) and finite; check the model."
@@ -107,8 +123,13 @@ def cached_local_references(
 ) -> LocalReferences:
     """`local_references` of logits_fn(), computed only where <cache>/<key>-c<clusters>r<references>s<seed>.npz is not.
 
-    `key` changes with whatever decides the logits, see `provenance.unit_key`. A file that cannot be read is
-    replaced, which a line on standard error says.
+    `key` changes with whatever decides the logits, see `lib.store.digest.content_key`. A file that cannot be read is
+    replaced, which a line on standard error says. Raises InputError as `local_references`.
+
+    >>> import tempfile
+    >>> asked = {"cache": Path(tempfile.mkdtemp()), "key": "mine", "clusters": 1, "references": 1}
+    >>> cached_local_references(lambda: torch.zeros(3, 2), **asked).densities
+    tensor([[1.]], dtype=torch.float64)
     """
     file = Path(cache) / f"{key}-c{clusters}r{references}s{seed}.npz"
     if (found := _load(file)) is not None:
@@ -121,16 +142,28 @@ def cached_local_references(
 
 
 def random_densities(densities: Tensor, *, seed: int) -> Tensor:
-    """Rows of U(0, 1) divided by their sum, shaped like `densities` (C, R): the control of LPI's Sup. Fig. 3b."""
+    """Rows of U(0, 1) divided by their sum, shaped like `densities` (C, R): the control of LPI's Sup. Fig. 3b.
+
+    >>> random_densities(torch.ones(2, 3), seed=0).sum(1).round(decimals=4)
+    tensor([1., 1.])
+    """
     weights = torch.rand(densities.shape, generator=torch.Generator().manual_seed(seed), dtype=densities.dtype)
     return weights / weights.sum(-1, keepdim=True)
 
 
 @torch.no_grad()
 def logits_of(model: nn.Module, x: Tensor, *, batch: int = 256) -> Tensor:
-    """Logits (N, K) on the CPU of images x (N, C, H, W), at most `batch` in one pass on the model's device."""
-    device = next(model.parameters()).device
-    return torch.cat([model(images.to(device)).cpu() for images in x.split(batch)])
+    """Logits (N, K) on the CPU of images x (N, C, H, W), at most `batch` in one pass on the model's device.
+
+    Raises InputError as `lib.attribution.gate.gate`.
+
+    >>> logits_of(nn.Sequential(nn.Flatten(), nn.Linear(4, 3)).eval(), torch.rand(5, 1, 2, 2)).shape
+    torch.Size([5, 3])
+    """
+    gated, x, _ = gate(model, x, 0)
+    device = next(gated.parameters(), x).device
+    like, batch = x[:1].to(device), whole_number(batch, "batch")
+    return in_parts(lambda images: gated(images.to(device)).cpu(), model, like, x, budget=batch)
 
 
 def _k_means(points: numpy.ndarray, count: int, minibatch_above: int, options: dict) -> tuple:

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from lib import InputError
-from lib.attribution.nodes import Node, Probe, Stop, prescribed
-from lib.attribution.paths import INTERVAL_RULES, between, interval_shares, require_steps
+from lib.attribution.gate import image_ids, whole_fields
+from lib.attribution.nodes import Node, Probe, Stop, prescribed, share_of
+from lib.attribution.paths import INTERVAL_RULES, Path, between, interval_shares
+from lib.attribution.references import References
 from lib.seeds import image_generator
 
 GRIDS = ("midpoint", "uniform", "linspace", "closed")
@@ -17,10 +19,10 @@ PAIRINGS = ("full", "tiled", "fresh")
 
 
 @dataclass(frozen=True, eq=False)
-class Lines:
+class Lines(Path):
     """The lines r + alpha (x - r) from the references r_1 ... r_R, `steps` = k points on each.
 
-    references  what `lib.attribution.references` makes: count, weights, and (number, x) -> (B, C, H, W)
+    references  a set of `lib.attribution.references`
     grid        "midpoint": alpha = (i + 1/2)/k. "uniform": alpha ~ U(0, 1), drawn for each image and line; the first
                 n points of each line are a draw of n, so that one walk serves a sweep. "linspace": k points from 0 to
                 1, all of share 1/k (the released grid, neither rectangle nor trapezoid; k = 1 is alpha = 1).
@@ -31,14 +33,20 @@ class Lines:
                 "tiled": sample j = 0 ... k R - 1 uses reference j mod R and alpha_{j mod k}, but the displacement of
                 reference j div k (AR:IG_SG.py:140 and 58-61). Only lcm(k, R) points are distinct and evaluated, of
                 which the gradients are kept while they are needed.
-    at_input    False: points at alpha = 1 are not evaluated. Their distance to x is 0, so that re-calibration by
-                point with the remaining distance never reads their gradient.
+    at_input    False: points at alpha = 1 are not evaluated. Their distance to x is 0, so that rules which weigh by
+                the remaining distance never read their gradient; others are refused.
     images, seed  ids of the images and seed: what uniform draws depend on, and nothing else
 
-    Raises InputError for options that do not exist or do not fit together.
+    Raises InputError for options that do not exist or do not fit together, and references or ids of other images.
+
+    >>> from lib.attribution import walk
+    >>> from lib.attribution.references import Single
+    >>> path, x = Lines(Single("black"), 2), torch.ones(1, 1, 1, 1)
+    >>> [node.x.item() for node in walk(lambda x: x.flatten(1), path, x, 0, objective="logit")]
+    [0.25, 0.75]
     """
 
-    references: object
+    references: References
     steps: int = 5
     grid: str = "midpoint"
     pairing: str = "full"
@@ -47,7 +55,12 @@ class Lines:
     seed: int = 0
 
     def __post_init__(self):
-        require_steps(self.steps)
+        whole_fields(self, "steps")
+        if not isinstance(self.references, References):
+            raise InputError(
+                f"references is a {type(self.references).__name__}; give a set such as Single('black'), of "
+                "lib.attribution.references"
+            )
         if self.grid not in GRIDS or self.pairing not in PAIRINGS:
             raise InputError(
                 f"grid {self.grid!r}, pairing {self.pairing!r}: choose a grid of {', '.join(GRIDS)} and a pairing of "
@@ -62,8 +75,8 @@ class Lines:
                 f"pairing 'fresh' needs a reference for each point: {self.references.count} references are not a "
                 f"multiple of {self.steps} steps"
             )
-        if self.grid == "uniform" and not self.images:
-            raise InputError("grid 'uniform' draws for each image: give images=[their ids]")
+        if self.grid == "uniform":
+            object.__setattr__(self, "images", image_ids(self.images))
 
     @property
     def rules(self) -> tuple[str, ...]:
@@ -75,18 +88,21 @@ class Lines:
 
     def ends(self, x: Tensor) -> Iterator[tuple[float | Tensor, Tensor]]:
         for line in range(self.references.count):
-            yield self._weight(line), self.references(line, x)
+            yield self._weight(line, x), self.references.draw(line, x)
 
     def nodes(self, x: Tensor, probe: Probe) -> Iterator[Node]:
+        self.references.check(x)
+        if self.grid == "uniform":
+            image_ids(self.images, x)
         # The last two are kept: a point's own reference and, if tiled, the one whose displacement it is given.
-        reference = lru_cache(maxsize=2)(partial(self.references, x=x))
+        reference = lru_cache(maxsize=2)(partial(self.references.draw, x=x))
         stops = {"full": self._full, "fresh": self._fresh, "tiled": self._tiled}[self.pairing]
         return prescribed(probe, x, list(stops(x, reference)))
 
     def _full(self, x: Tensor, reference) -> Iterator[Stop]:
         shares = interval_shares(self.steps) if self.grid == "closed" else [1 / self.steps] * self.steps
         for line in range(self.references.count):
-            weight = self._weight(line)
+            weight = self._weight(line, x)
             for i, (alpha, share) in enumerate(zip(self._alphas(line, x), shares, strict=True)):
                 yield self._stop(x, reference, line, line, line, i, alpha, share * weight, weight)
 
@@ -117,9 +133,9 @@ class Lines:
             evaluated=self.at_input or not at_input,
         )
 
-    def _weight(self, line: int) -> float | Tensor:
+    def _weight(self, line: int, x: Tensor) -> float | Tensor:
         weights = self.references.weights
-        return 1 / self.references.count if weights is None else weights[:, line]
+        return 1 / self.references.count if weights is None else weights[:, line].to(x)
 
     def _alphas(self, line: int, x: Tensor) -> list:
         k = self.steps
@@ -131,8 +147,3 @@ class Lines:
             return [i / (k - 1) for i in range(k)] if k > 1 else [1.0]
         drawn = [torch.rand(k, generator=image_generator(self.seed, i, f"alpha/{line}")) for i in self.images]
         return [alpha.view(-1, 1, 1, 1) for alpha in torch.stack(drawn, 1).to(x)]
-
-
-def share_of(share: float | Tensor) -> float | Tensor:
-    """A share or weight, a number or (B,), ready to multiply maps (B, C, H, W)."""
-    return share.view(-1, 1, 1, 1) if isinstance(share, Tensor) else share

@@ -29,6 +29,8 @@ class Node:
             that hold both ends of their intervals
     tangent  dx is a rate of change times the step's length, not the difference of two points
     evaluated  False: value is NaN and grad 0, which no rule in use reads
+
+    `lib.attribution.walk` gives them, see there.
     """
 
     x: Tensor
@@ -47,7 +49,13 @@ class Node:
 
 @dataclass
 class Probe:
-    """Evaluates the network at points of a path, at most `budget` images a pass, and counts what it evaluated."""
+    """Evaluates the network at points of a path, at most `budget` images a pass, and counts what it evaluated.
+
+    >>> probe = Probe(Gated(lambda x: x.flatten(1), "logit"), torch.tensor([1]), "logit")
+    >>> value, grad = probe(torch.ones(3, 1, 1, 1, 2))  # three points of one image
+    >>> value.shape, grad.shape, probe.evaluations
+    (torch.Size([3, 1]), torch.Size([3, 1, 1, 1, 2]), 3)
+    """
 
     model: Gated
     target: Tensor  # (B,)
@@ -103,15 +111,21 @@ def prescribed(probe: Probe, x: Tensor, stops: Sequence[Stop]) -> Iterator[Node]
     """The nodes of stops on lines that end at x (B, C, H, W), as many of them evaluated in one pass as fit.
 
     Memory: the points of one pass, and those that later stops share.
+
+    >>> x, black = torch.ones(1, 1, 1, 2), torch.zeros(1, 1, 1, 2)
+    >>> probe = Probe(Gated(lambda x: x.flatten(1), "logit"), torch.tensor([1]), "logit")
+    >>> stops = [Stop(a, lambda a=a: a * x, int(2 * a), 0.5, lambda: black) for a in (0, 0.5, 1)]
+    >>> [(node.value.item(), node.dx.sum().item()) for node in prescribed(probe, x, stops)]
+    [(0.0, 1.0), (0.5, 1.0), (1.0, 0.0)]
     """
     uses = Counter(stop.key for stop in stops)
     first = {stop.key: stop for stop in reversed(stops) if stop.evaluated}
     order = [key for key in dict.fromkeys(stop.key for stop in stops) if key in first]
-    together, known = probe.together(x), {}
+    known = {}
 
     def evaluated(stop: Stop) -> tuple[Tensor, Tensor, Tensor]:
         while stop.evaluated and stop.key not in known:
-            keys = [order.pop(0) for _ in range(min(together, len(order)))]
+            keys = [order.pop(0) for _ in range(min(probe.together(x), len(order)))]
             points = torch.stack([first.pop(key).point() for key in keys])
             known.update(zip(keys, zip(points, *probe(points), strict=True), strict=True))
         if stop.evaluated:
@@ -138,3 +152,12 @@ def prescribed(probe: Probe, x: Tensor, stops: Sequence[Stop]) -> Iterator[Node]
             "evaluated": stop.evaluated,
         }
         yield Node(point, dx, grad, value, stop.index, share=stop.share, **ends, **place)
+
+
+def share_of(share: float | Tensor) -> float | Tensor:
+    """A share or weight, a number or (B,), ready to multiply maps (B, C, H, W).
+
+    >>> share_of(torch.ones(2)).shape
+    torch.Size([2, 1, 1, 1])
+    """
+    return share.view(-1, 1, 1, 1) if isinstance(share, Tensor) else share

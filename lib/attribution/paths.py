@@ -1,19 +1,12 @@
 """Paths from a reference to the input: where the network is evaluated.
 
-A path is a small dataclass with
-    ends(x)          [(weight, reference x')]: where its lines begin, (B, C, H, W) each
-    nodes(x, probe)  its nodes in order, from the reference to the input
-    steps            the number of steps of its finest grid
-    rules            the Riemann rules its grid supports ("left", "right", "trapezoid" need both ends of every
-                     interval; "midpoint" and "gauss" their own nodes)
-    nested           how a grid of n steps is found on it: "stride" (every steps / n -th node), "prefix" (the first n
-                     nodes of each line), or "" (not at all)
 Images are in [0, 1]; the network normalises them itself.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -21,25 +14,68 @@ from torch import Tensor
 
 from lib import InputError
 from lib.attribution.blur import PADDINGS, gaussian_blur
+from lib.attribution.gate import whole_fields
 from lib.attribution.nodes import Node, Probe, Stop, prescribed
 from lib.attribution.references import reference_image
 
 INTERVAL_RULES = ("left", "right", "trapezoid")
 
 
-def require_steps(steps: int) -> None:
-    """Raise InputError unless `steps` is a whole number of at least 1."""
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise InputError(f"steps is {steps!r}; give a whole number of at least 1")
+@runtime_checkable
+class Path(Protocol):
+    """What `walk` and `attribute` ask of a path; a class that inherits from it needs `steps`, `ends` and `nodes`.
+
+    steps     the number of steps of its finest grid
+    rules     the Riemann rules its grid supports: "left", "right", "trapezoid" where it holds both ends of every
+              interval; "midpoint", "gauss" or "mean" for nodes of that kind
+    nested    how a grid of n steps is found on it: "stride" (every steps / n -th node), "prefix" (the first n nodes of
+              each line), or "" (not at all)
+    at_input  False: nodes that are the input itself are not evaluated; see `Rule.at_input`
+    ends      (weight, reference x' (B, C, H, W)) of each line: where it begins
+    nodes     its nodes in order, from the reference to the input, evaluated by `probe`; points that are known
+              beforehand are `Stop`s, of which `prescribed` makes nodes
+
+    A path in a few lines, along which the image grows out of its own mean:
+
+    >>> from lib.attribution import Riemann, attribute
+    >>> @dataclass(frozen=True)
+    ... class FromMean(Path):
+    ...     steps: int = 8
+    ...     def ends(self, x):
+    ...         yield 1.0, x.mean((2, 3), keepdim=True).expand_as(x)
+    ...     def nodes(self, x, probe):
+    ...         [(_, mean)], n = self.ends(x), self.steps
+    ...         at = lambda i: mean + i / n * (x - mean)
+    ...         shares = interval_shares(n)
+    ...         return prescribed(probe, x, [Stop(i, partial(at, i), i, shares[i], lambda: mean) for i in range(n + 1)])
+    >>> x = torch.tensor([[[[0.2, 0.6]]]])
+    >>> attribute(lambda x: x.flatten(1), x, 0, path=FromMean(), rules={"ig": Riemann()}, objective="logit")["ig"]
+    tensor([[[[-0.2000,  0.0000]]]])
+    """
+
+    steps: int
+    rules: Collection[str] = INTERVAL_RULES
+    nested: str = ""
+    at_input: bool = True
+
+    def ends(self, x: Tensor) -> Iterator[tuple[float | Tensor, Tensor]]: ...
+
+    def nodes(self, x: Tensor, probe: Probe) -> Iterator[Node]: ...
 
 
 @dataclass(frozen=True)
-class Straight:
+class Straight(Path):
     """The straight line x' + alpha (x - x') (Sundararajan et al. 2017, eq. 1).
 
     grid "closed": alpha = 0, 1/n, ..., 1 (n + 1 nodes); "midpoint": (k + 1/2)/n; "gauss": Gauss-Legendre nodes.
     Differs from the released code: `released=True` gives its grid of n nodes alpha = k/(n - 1), whose sub-grids
     stop before the input (TMLR code ig.py:82: the 8-step map ends at alpha = .882).
+    reference: see `reference_image`. Raises InputError for options that do not exist or do not fit together.
+
+    >>> from lib.attribution import walk
+    >>> nodes = walk(lambda x: x.flatten(1), Straight(2), torch.ones(1, 1, 1, 1), 0, objective="logit")
+    >>> [node.x.item() for node in nodes]
+    [0.0, 0.5, 1.0]
     """
 
     steps: int = 128
@@ -48,7 +84,7 @@ class Straight:
     released: bool = False
 
     def __post_init__(self):
-        require_steps(self.steps)
+        whole_fields(self, "steps")
         if self.grid not in ("closed", "midpoint", "gauss"):
             raise InputError(f"grid {self.grid!r} is unknown; choose closed, midpoint or gauss")
         if self.released and (self.grid != "closed" or self.steps < 2):
@@ -96,17 +132,25 @@ class Straight:
 
 
 def interval_shares(n: int) -> list[float]:
-    """Shares of the n + 1 nodes that bound n equal intervals: the last one begins none."""
+    """Shares of the n + 1 nodes that bound n equal intervals: the last one begins none.
+
+    >>> interval_shares(2)
+    [0.5, 0.5, 0.0]
+    """
     return [1 / n] * n + [0.0]
 
 
 def between(start: Tensor, x: Tensor, alpha: float | Tensor) -> Tensor:
-    """start + alpha (x - start), and at alpha = 1 the input itself, not its rounding (which torch.lerp may give)."""
+    """start + alpha (x - start), and at alpha = 1 the input itself, not its rounding (which torch.lerp may give).
+
+    >>> between(torch.tensor(0.0), torch.tensor(0.1), 0.5)
+    tensor(0.0500)
+    """
     return x if isinstance(alpha, float | int) and alpha == 1 else start + alpha * (x - start)
 
 
 @dataclass(frozen=True)
-class Blur:
+class Blur(Path):
     """The scale-space path: Gaussian blurs of x from sigma_max down to 0 pixels (Xu et al. 2020, Blur IG).
 
     sigma_j = sigma_max (1 - j/n), j = 0..n; the steps are the exact differences of neighbouring blurs, so no
@@ -114,6 +158,12 @@ class Blur:
     Differs from the released code (PAIR blur_ig.py and TMLR blurig.py): `released=True` evaluates sigma_max i/n,
     i = 0..n-1 only, with the forward difference (L(sigma + eps) - L(sigma))/eps, eps = .01, whose first term
     vanishes (a kernel of radius 0). padding "reflect" is TMLR's, "zero" is PAIR's.
+    Raises InputError for options that do not exist.
+
+    >>> from lib.attribution import walk
+    >>> nodes = walk(lambda x: x.flatten(1), Blur(2, sigma_max=3), torch.rand(1, 1, 9, 9), 0)
+    >>> [node.x.std() < node.input.std() for node in nodes]
+    [tensor(True), tensor(True), tensor(False)]
     """
 
     steps: int = 128
@@ -121,11 +171,10 @@ class Blur:
     padding: str = "reflect"
     released: bool = False
 
-    rules = INTERVAL_RULES
     nested = "stride"
 
     def __post_init__(self):
-        require_steps(self.steps)
+        whole_fields(self, "steps")
         if self.padding not in PADDINGS or not self.sigma_max > 0:
             raise InputError(
                 f"padding {self.padding!r}, sigma_max {self.sigma_max!r}: give reflect or zero, and sigma_max > 0"
@@ -162,7 +211,7 @@ class Blur:
 
 
 @dataclass(frozen=True)
-class Guided:
+class Guided(Path):
     """Guided IG's path: at each step the features of smallest |gradient| move first (Kapishnikov et al. 2021, alg. 1).
 
     After step t the L1 distance to the input is (1 - t/n) of the whole; `fraction` of the features, those of lowest
@@ -172,6 +221,14 @@ class Guided:
     `released=True` leaves the last node out (TMLR gig.py:63: IDGI then misses the last step); `scale` multiplies the
     gradient, and with the network's normalisation std reproduces the gradient with respect to the normalised image
     that TMLR gig.py:64 multiplies with pixel differences.
+    No grid of fewer steps lies on it: the path itself depends on their number.
+    Raises InputError for options out of range.
+
+    >>> from lib.attribution import walk
+    >>> network = lambda x: 3 * x[..., 0].flatten(1) + 4 * x[..., 1].flatten(1)  # the first feature moves first
+    >>> path, x = Guided(2, fraction=0.5, max_dist=1.0), torch.ones(1, 1, 1, 2)
+    >>> [node.x.flatten().tolist() for node in walk(network, path, x, 0, objective="logit")]
+    [[0.0, 0.0], [1.0, 0.0], [1.0, 1.0]]
     """
 
     steps: int = 128
@@ -181,11 +238,8 @@ class Guided:
     released: bool = False
     scale: object = None  # tensor broadcastable to (C, 1, 1)
 
-    rules = INTERVAL_RULES
-    nested = ""  # the path itself depends on the number of steps
-
     def __post_init__(self):
-        require_steps(self.steps)
+        whole_fields(self, "steps")
         if not 0 < self.fraction <= 1 or not 0 <= self.max_dist <= 1:
             raise InputError(
                 f"fraction {self.fraction!r}, max_dist {self.max_dist!r}: give 0 < fraction <= 1, 0 <= max_dist <= 1"
@@ -209,7 +263,7 @@ class Guided:
 
     def _evaluate(self, point: Tensor, probe: Probe) -> tuple[Tensor, Tensor]:
         value, grad = probe(point[None])
-        return value[0], grad[0] if self.scale is None else grad[0] * self.scale
+        return value[0], grad[0] if self.scale is None else grad[0] * torch.as_tensor(self.scale).to(grad)
 
     def _advance(self, point: Tensor, grad: Tensor, start: Tensor, x: Tensor, step: int) -> Tensor:
         """The next point: laggards are dragged to the corridor, then the least important features move on."""

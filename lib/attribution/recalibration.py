@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from lib import InputError
-from lib.attribution.multi_reference import share_of
-from lib.attribution.nodes import Node
+from lib.attribution.gate import image_ids
+from lib.attribution.nodes import Node, share_of
+from lib.attribution.rules import Rule
 from lib.seeds import image_generator
 
 DELTAS = ("remaining", "travelled", "displacement")
@@ -27,6 +28,11 @@ def product(node: Node, delta: str) -> Tensor:
     """share * delta * gradient of a node, (B, C, H, W).
 
     Raises InputError for the travelled distance on a path whose reference is not known beforehand.
+
+    >>> one = torch.ones(1, 1, 1, 1)
+    >>> node = Node(0.25 * one, one, 2 * one, one.flatten(), 0, input=one, reference=0 * one, share=0.5)
+    >>> [product(node, delta).item() for delta in DELTAS]
+    [0.75, 0.25, 2.0]
     """
     if delta == "displacement":
         return node.grad * node.dx
@@ -37,13 +43,22 @@ def product(node: Node, delta: str) -> Tensor:
     return (node.x - node.reference) * node.grad * share_of(node.share)
 
 
-def _check(delta: str) -> None:
-    if delta not in DELTAS:
-        raise InputError(f"delta {delta!r} is unknown; choose one of {', '.join(DELTAS)}")
+class _OfProducts(Rule):
+    """A rule made of the products of nodes with one `delta`."""
+
+    delta: str
+
+    def __post_init__(self):
+        if self.delta not in DELTAS:
+            raise InputError(f"delta {self.delta!r} is unknown; choose one of {', '.join(DELTAS)}")
+
+    @property
+    def at_input(self) -> bool:
+        return self.delta != "remaining"
 
 
 @dataclass(frozen=True)
-class Recalibrated:
+class Recalibrated(_OfProducts):
     """Re-calibrated attributions (Yang et al. 2023): the mean over valid points of variation * gradient.
 
     by     "point": a point is valid for a feature where its product p is >= 0 (zeros count);
@@ -55,6 +70,14 @@ class Recalibrated:
     Every term is >= 0, so that maps have no sign to drop; no completeness is promised. No gradient is evaluated
     beyond the path's. The mask is constant where it is differentiable, so that with create_graph it acts as a constant.
     Differs from the released code: S there carries another factor 1/k, which changes no ranking.
+    Raises InputError for options that do not exist.
+
+    >>> from lib.attribution import Lines, attribute
+    >>> from lib.attribution.references import Single
+    >>> x, rules = torch.ones(1, 1, 1, 2), {"map": Recalibrated()}
+    >>> # f_0 = 3a; at the midpoint half of the way remains
+    >>> attribute(lambda x: 3 * x.flatten(1), x, 0, path=Lines(Single(), 1), rules=rules, objective="logit")["map"]
+    tensor([[[[1.5000, 0.0000]]]])
     """
 
     by: str = "point"
@@ -63,7 +86,7 @@ class Recalibrated:
     square: bool = False
 
     def __post_init__(self):
-        _check(self.delta)
+        super().__post_init__()
         if self.by not in ("point", "reference") or self.norm not in NORMS:
             raise InputError(f"by {self.by!r}, norm {self.norm!r}: give point or reference, and {', '.join(NORMS)}")
 
@@ -98,55 +121,63 @@ class Recalibrated:
 
 
 @dataclass(frozen=True)
-class Weighted:
+class Weighted(_OfProducts):
     """Control: the mean of variation * gradient without any mask; what the weight by distance does alone, signed.
 
     With delta "travelled" on a black line this is what the released code calls IG (AR:integrated_grad.py:126-130), up
     to the factor k by which that grows with the number of points.
+
+    >>> one = torch.ones(1, 1, 1, 1)
+    >>> Weighted()(Node(0.25 * one, one, -2 * one, one.flatten(), 0, input=one, reference=0 * one, share=0.5), None)
+    tensor([[[[-0.7500]]]])
     """
 
     delta: str = "remaining"
-
-    def __post_init__(self):
-        _check(self.delta)
 
     def __call__(self, node: Node, following: Node | None) -> Tensor:
         return product(node, self.delta)
 
 
 @dataclass(frozen=True)
-class PointAbsolute:
-    """Control: the mean over points of |variation * gradient|; the sign is dropped point by point, none is left out."""
+class PointAbsolute(_OfProducts):
+    """Control: the mean over points of |variation * gradient|; the sign is dropped point by point, none is left out.
+
+    >>> one = torch.ones(1, 1, 1, 1)
+    >>> node = Node(0.25 * one, one, -2 * one, one.flatten(), 0, input=one, reference=0 * one, share=0.5)
+    >>> PointAbsolute()(node, None)
+    tensor([[[[0.7500]]]])
+    """
 
     delta: str = "remaining"
-
-    def __post_init__(self):
-        _check(self.delta)
 
     def __call__(self, node: Node, following: Node | None) -> Tensor:
         return product(node, self.delta).abs()
 
 
 @dataclass(frozen=True, eq=False)
-class RandomMask:
+class RandomMask(_OfProducts):
     """Control: as re-calibrated by point, but which features of a point are kept is drawn at random.
 
     At every point as large a share of an image's features is kept as is valid there. images, seed: what the draw
-    depends on, with the point's place on the path.
+    depends on, with the point's place on the path. Raises InputError for ids that do not match the images.
+
+    >>> one = torch.ones(1, 1, 1, 2)
+    >>> grad = torch.tensor([[[[1.0, -1.0]]]])
+    >>> node = Node(0 * one, one, grad, one[:, 0, 0, 0], 0, input=one, reference=0 * one, share=1.0)
+    >>> RandomMask(["cat"])(node, None)["counted"].shape
+    torch.Size([1, 1, 1, 2])
     """
 
     images: Sequence[str]
     delta: str = "remaining"
     seed: int = 0
 
-    def __post_init__(self):
-        _check(self.delta)
-
     def __call__(self, node: Node, following: Node | None) -> dict[str, Tensor]:
         p = product(node, self.delta)
         density = (p >= 0).flatten(1).double().mean(1)
         place = f"mask/{node.line}/{node.index}"
-        drawn = [torch.rand(p.shape[1:], generator=image_generator(self.seed, image, place)) for image in self.images]
+        ids = image_ids(self.images, p)
+        drawn = [torch.rand(p.shape[1:], generator=image_generator(self.seed, image, place)) for image in ids]
         kept = torch.stack(drawn).to(p) < share_of(density.to(p))
         return {"map": torch.where(kept, p, 0), "counted": kept.to(p) * share_of(node.share)}
 
@@ -156,8 +187,15 @@ class RandomMask:
 
 
 @dataclass(frozen=True)
-class SquaredMeanGradient:
-    """IG-SQ: the mean over references of (x - x') * (mean gradient along the line)^2 (AR:IG_SQ.py:34-38)."""
+class SquaredMeanGradient(Rule):
+    """IG-SQ: the mean over references of (x - x') * (mean gradient along the line)^2 (AR:IG_SQ.py:34-38).
+
+    >>> from lib.attribution import Lines, attribute
+    >>> from lib.attribution.references import Single
+    >>> x, rules = torch.ones(1, 1, 1, 2), {"map": SquaredMeanGradient()}
+    >>> attribute(lambda x: 3 * x.flatten(1), x, 0, path=Lines(Single(), 2), rules=rules, objective="logit")["map"]
+    tensor([[[[9., 0.]]]])
+    """
 
     def __call__(self, node: Node, following: Node | None) -> dict[str, Tensor]:
         share = share_of(node.share)

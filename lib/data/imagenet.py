@@ -1,14 +1,16 @@
 """Labelled ImageNet photographs: twenty that come with a package, or any folder of yours."""
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageFile
 
 from lib import InputError
-from lib.store.files import package_folder
+from lib.store.files import package_folder, read_text
 
 SUFFIXES = {".jpeg", ".jpg", ".png"}
 WNID = re.compile(r"(?<![a-zA-Z0-9])n\d{8}(?!\d)")
@@ -23,7 +25,12 @@ LAYOUTS = (
 
 @dataclass(frozen=True)
 class Photograph:
-    """An image file, its class index in the order of sorted wnids (0..999), and an id unique in its set."""
+    """An image file, its class index in the order of sorted wnids (0..999), and an id unique in its set.
+
+    The id is the stem of the file's name; in class folders, where files of several classes share a stem,
+    `<wnid>_<stem>`, as such files would be called in a flat folder. ImageNet's own names never repeat, so the id of one
+    of its photographs does not depend on which others lie beside it.
+    """
 
     path: Path
     label: int
@@ -39,12 +46,17 @@ def photographs(source: str = "packaged", limit: int | None = None) -> list[Phot
     labels are read from `val_annotations.txt` ("file<TAB>wnid") or Kaggle's `LOC_val_solution.csv`, beside or
     above them. Class folders without images are skipped, as are files named otherwise. `limit` takes images
     evenly spaced over the sorted list, so that a few still span the classes.
-    Raises InputError for a folder that is missing or holds no such image, an unknown wnid, an unlabelled
-    validation file, two images of one id, or a limit below 1.
+    Raises InputError for a folder that is missing, cannot be read or holds no such image, an unknown wnid, an
+    unlabelled validation file or one with two labels, two images of one id, or a limit below 1.
     """
     if limit is not None and limit < 1:
         raise InputError(f"limit={limit} selects no image: give a number from 1 up, or none for all images.")
-    found = _packaged() if source == "packaged" else _in_folder(Path(source).expanduser())
+    try:
+        found = _packaged() if source == "packaged" else _in_folder(Path(source).expanduser())
+    except OSError as error:
+        raise InputError(
+            f"{error.filename or source} cannot be read ({error.strerror}): give a folder of yours."
+        ) from error
     paths = {}
     for photo in found:
         if photo.id in paths:
@@ -57,15 +69,56 @@ def photographs(source: str = "packaged", limit: int | None = None) -> list[Phot
 
 
 def load_image(photo: Photograph) -> Image.Image:
-    """The photograph in RGB; raises InputError, naming the file, unless every pixel can be decoded."""
+    """The photograph in RGB, as `read_image` reads it."""
+    return read_image(photo.path)
+
+
+def read_image(path: Path) -> Image.Image:
+    """The image in a file, of 8 bits in RGB: see `rgb`.
+
+    The pixels are those that are stored: an EXIF orientation is not applied, as in torchvision's ImageFolder, with
+    which the networks were trained and their accuracies published (some of ImageNet's own photographs have one). Turn
+    your own photographs first: PIL.ImageOps.exif_transpose. Of a camera's file of several pictures (MPO) the first is
+    read.
+    Raises InputError, naming the file, unless every pixel can be decoded, and for an animation.
+    """
     ImageFile.LOAD_TRUNCATED_IMAGES = False  # if switched on elsewhere, cut files would end in grey
     try:
-        with Image.open(photo.path) as image:
-            return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        with Image.open(path) as image:
+            return rgb(image)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    except Exception as error:  # Pillow raises a dozen unrelated types for damaged files
         raise InputError(
-            f"{photo.path} is not a readable image ({error}): replace the file or take it out of the folder."
+            f"{path} is not a readable image ({error}): replace the file or take it out of the folder."
         ) from error
+
+
+def rgb(image: Image.Image) -> Image.Image:
+    """The image as 8 bits in RGB.
+
+    Grey levels of 16 bits are scaled to 0..255 (of 16 bits a channel Pillow keeps the upper eight). What is transparent
+    is laid on white, as on a page. Grey, palette, one-bit, CMYK and YCbCr images are converted by Pillow's own rules.
+    Raises InputError for an animation, and for levels without a known range: 32-bit integers or floating point numbers.
+
+    >>> rgb(Image.new("I;16", (1, 1), 65535)).getpixel((0, 0))
+    (255, 255, 255)
+    >>> rgb(Image.new("LA", (1, 1), (100, 0))).getpixel((0, 0))
+    (255, 255, 255)
+    """
+    if getattr(image, "is_animated", False) and image.format != "MPO":
+        raise InputError(f"the image is an animation of {image.n_frames} frames: save the one you mean as a file")
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
+        levels = np.asarray(image).astype(np.uint32)
+        return Image.fromarray(((levels * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise InputError(
+            f"the image has levels of 32 bits (mode {image.mode}), whose range is unknown: save it as 8 bits"
+        )
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
 
 
 def class_name(label: int) -> str:
@@ -117,16 +170,19 @@ def _in_folder(root: Path) -> list[Photograph]:
 
 def _images(folder: Path) -> list[Path]:
     files = sorted(folder.iterdir())
-    return [file for file in files if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")]
+    images = [file for file in files if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")]
+    return [file for file in images if not file.is_dir()]
 
 
 def _class_folders(folder: Path) -> list[Photograph]:
-    found = []
-    for entry in sorted(folder.iterdir()):
-        if WNID.fullmatch(entry.name) and entry.is_dir():
-            label = _label(entry.name, entry)
-            found += [Photograph(file, label, file.stem) for file in _images(entry)]
-    return found
+    entries = [entry for entry in sorted(folder.iterdir()) if WNID.fullmatch(entry.name) and entry.is_dir()]
+    classes = {entry: _images(entry) for entry in entries}
+    often = Counter(stem for files in classes.values() for stem in {file.stem for file in files})
+    return [
+        Photograph(file, _label(entry.name, entry), file.stem if often[file.stem] == 1 else f"{entry.name}_{file.stem}")
+        for entry, files in classes.items()
+        for file in files
+    ]
 
 
 def _flat(folder: Path) -> list[Photograph]:
@@ -156,8 +212,11 @@ def _annotations(folder: Path) -> dict[str, str]:
             separator = ","
         else:
             continue
-        rows = (line.replace(separator, " ").split() for line in file.read_text().splitlines())
-        return {Path(row[0]).stem: row[1] for row in rows if len(row) > 1}
+        found = {}
+        for row in (line.replace(separator, " ").split() for line in read_text(file).splitlines()):
+            if len(row) > 1 and (other := found.setdefault(Path(row[0]).stem, row[1])) != row[1]:
+                raise InputError(f"{file} gives {row[0]} two labels, {other} and {row[1]}: keep one.")
+        return found
     raise InputError(
         f"The images in {folder} carry no labels: put val_annotations.txt (lines 'file<TAB>wnid') or "
         "Kaggle's LOC_val_solution.csv into that folder."

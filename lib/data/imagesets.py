@@ -10,6 +10,7 @@ from torchvision import datasets
 
 from lib import InputError, nearest
 from lib.data.digits import Digits, digits
+from lib.data.imagenet import read_image
 
 
 @dataclass(frozen=True)
@@ -43,20 +44,28 @@ def image_set(name: str, part: str, *, root: str | Path = "", limit: int = 0) ->
     layout; flowers17 is <root>/17flowers/jpg/image_0001.jpg ... image_1360.jpg, 80 of each class in turn. part: train
     or test. limit: only so many, evenly spaced, of mnist_5k the first; 0 for all.
     The preparation is that of Chen et al. (2019), without their augmentation of GTSRB and Flower.
-    Raises InputError for an unknown name or part, and where the files are missing or cannot be read.
+    Raises InputError for an unknown name or part, a limit below 0, and where the files are missing or cannot be read.
     """
     for what, given, allowed in (("image set", name, SETS), ("part", part, PARTS)):
         if given not in allowed:
             raise InputError(f"there is no {what} {given!r}; {nearest(given, allowed)}")
+    if limit < 0:
+        raise InputError(f"limit={limit} selects no image; give a number from 1 up, or 0 for all images")
     if name == "mnist_5k":
         return digits(part).take(slice(limit or None))
     if not root:
         raise InputError(f"{name} is not packaged: give DATASETS=<the folder that has it>, or leave it out.")
     items = _flowers17(Path(root), part) if name == "flowers17" else _torchvision(name, part, root)
     rows = [index * len(items) // limit for index in range(limit)] if 0 < limit < len(items) else range(len(items))
-    images, labels = zip(*(items[row] for row in rows), strict=True)
-    x = torch.stack([_tensor(name, image) for image in images])
-    return Digits(x, torch.tensor(labels), [f"{name}-{part}-{row:05d}" for row in rows])
+    x, labels = [], []
+    for row in rows:
+        try:
+            image, label = items[row]
+            x.append(_tensor(name, image if isinstance(image, Image.Image) else read_image(image)))
+        except (OSError, SyntaxError) as error:
+            raise InputError(f"image {row} of {name} ({part}) below {root} cannot be read: {error}.") from error
+        labels.append(label)
+    return Digits(torch.stack(x), torch.tensor(labels), [f"{name}-{part}-{row:05d}" for row in rows])
 
 
 def _torchvision(name: str, part: str, root: str | Path):
@@ -71,7 +80,7 @@ def _torchvision(name: str, part: str, root: str | Path):
         ) from error
 
 
-def _flowers17(root: Path, part: str) -> list[tuple[Image.Image, int]]:
+def _flowers17(root: Path, part: str) -> list[tuple[Path, int]]:
     files = sorted((root / "17flowers" / "jpg").glob("image_*.jpg"))
     if len(files) != 1360:
         raise InputError(
@@ -81,7 +90,7 @@ def _flowers17(root: Path, part: str) -> list[tuple[Image.Image, int]]:
     order = np.random.RandomState(FLOWERS17_SEED).permutation(1360)
     by_class = [[row for row in order.tolist() if row // 80 == label] for label in range(17)]
     chosen = slice(FLOWERS17_TRAIN) if part == "train" else slice(FLOWERS17_TRAIN, None)
-    return [(Image.open(files[row]), label) for label, rows in enumerate(by_class) for row in rows[chosen]]
+    return [(files[row], label) for label, rows in enumerate(by_class) for row in rows[chosen]]
 
 
 def _tensor(name: str, image: Image.Image) -> torch.Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lib.attribution import attribute, walk
 from lib.attribution.forward import values
+from lib.attribution.gate import Gated, gate
 
 
 def explain(function: Callable, features: tuple[float, ...], *, path, rules: Mapping[str, Callable]) -> pd.DataFrame:
@@ -21,7 +22,7 @@ def explain(function: Callable, features: tuple[float, ...], *, path, rules: Map
     x = torch.tensor(features, dtype=torch.float64).view(1, 1, 1, -1)
     zero = torch.zeros(1, dtype=torch.long)
     result = attribute(
-        lambda x: function(*x.flatten(1).unbind(1))[:, None],
+        Gated(lambda x: function(*x.flatten(1).unbind(1))[:, None], "logit"),  # features are no pixels in [0, 1]
         x,
         zero,
         path=path,
@@ -52,6 +53,7 @@ def steps_of(model, path, x: Tensor, target: Tensor) -> pd.DataFrame:
            puts on the next level set is from it; NaN where d or g is zero
     """
     found = []
+    model, x, target = gate(model, x, target, objective="probability")  # projected points may leave [0, 1]
     for node, following in pairwise(walk(model, path, x, target)):
         change = (following.value - node.value)[:, None, None, None]
         square = node.grad.square().sum((1, 2, 3), keepdim=True)

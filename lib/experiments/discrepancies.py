@@ -1,5 +1,9 @@
 """What the released re-calibration code computes, against what it is meant to compute; one unit of images."""
 
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import replace
+
 import pandas as pd
 import torch
 from torch import Tensor
@@ -10,6 +14,11 @@ from lib.attribution.gate import gate
 from lib.attribution.references import NoisyCopies, Single, UniformNoise
 from lib.experiments.recalibration import recalibration_walks
 from lib.experiments.subjects import Subject, score_rows
+
+
+def checked(load: Callable[[], Subject], *, check: Callable[..., pd.DataFrame], **settings) -> pd.DataFrame:
+    """One of the checks below for the subject of a unit."""
+    return check(load(), **settings)
 
 
 def released_schedule(of: Subject, references: UniformNoise, points: int) -> tuple[Tensor, int]:
@@ -47,6 +56,13 @@ def pairing(of: Subject, *, points: int, references: int, seed: int = 0) -> pd.D
         rows += score_rows(of.items, key, "evaluations", spent)
         rows += score_rows(of.items, key, "shortcut_difference", _relative(each, full)[:, None])
     return _table(of, rows)
+
+
+def pairing_in_double(of: Subject, *, points: int, references: int) -> pd.DataFrame:
+    """`pairing` of the first image in float64, where rounding has no part in the difference."""
+    twice = replace(of.network, model=deepcopy(of.model).double())
+    first = replace(of, network=twice, x=of.x[:1].double(), target=of.target[:1], images=of.images[:1])
+    return pairing(first, points=points, references=references)
 
 
 def company(of: Subject, *, points: int, references: int, seed: int = 0) -> pd.DataFrame:

@@ -19,8 +19,9 @@ from lib.attribution import IDGI, Attribution, Blur, Guided, Riemann, SquaredGra
 from lib.attribution.gradients import random_maps
 from lib.data.imagenet import Photograph, load_image
 from lib.experiments.subjects import Key, batch, network_named, score_rows
-from lib.metrics.information import Revealed, aggregate_curves, blurred, information_curves, pic
+from lib.metrics.information import Revealed, blurred, information_curves
 from lib.metrics.insertion import insertion
+from lib.metrics.pic import aggregate_curves, pic
 from lib.metrics.stability import jpeg, mse_l1, mse_signed, spearman, topk_overlap
 from lib.models.zoo import Network, best_device
 

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import pandas as pd
@@ -20,10 +20,10 @@ from lib.data.imagenet import photographs
 from lib.experiments import subjects
 from lib.experiments.subjects import DIGITS, Subject
 from lib.metrics.chance import adjusted, with_chance
-from lib.metrics.lens import dilate, diverse_top_k, pixel_map
+from lib.metrics.selection import dilate, diverse_top_k, pixel_map
 from lib.models.canonize import modular
-from lib.models.checkpoints import robust_resnet50
-from lib.models.zoo import Network
+from lib.models.zoo import Network, robust_resnet50
+from lib.store.digest import digest
 from lib.training.robust import trained_network
 
 METHODS = ("gradient", "input_x_gradient", "integrated_gradients", "gradient_shap", "deeplift", "lrp")
@@ -52,14 +52,15 @@ def lens_units(
         )
     if name == natural:
         return found
-    return {
-        f"{unit}-pgd": lambda load=load: replace(load(), network=_robust(name, weights, cache))
-        for unit, load in found.items()
-    }
+    return {f"{unit}-pgd": partial(_of_robust, load, name, weights, cache) for unit, load in found.items()}
+
+
+def _of_robust(load: Callable[[], Subject], name: str, weights: str, cache: Path) -> Subject:
+    return replace(load(), network=_robust(name, weights, cache, digest(weights)))
 
 
 @lru_cache(maxsize=1)
-def _robust(name: str, weights: str, cache: Path) -> Network:
+def _robust(name: str, weights: str, cache: Path, content: str) -> Network:
     if name == "resnet50_pgd":
         return robust_resnet50(weights)
     return trained_network("pgd", cache=cache)
@@ -68,7 +69,7 @@ def _robust(name: str, weights: str, cache: Path) -> Network:
 def refused(of: Subject, methods: Sequence[str] = METHODS) -> dict[str, str]:
     """{method: why it is not defined for this network}, of those asked for."""
     try:
-        modular(of.model)
+        modular(of.model, of.x[:1])
     except InputError as error:
         return {method: str(error) for method in methods if method in ("deeplift", "lrp")}
     return {}

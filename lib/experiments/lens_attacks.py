@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lib import InputError
 from lib.attacks import Attack, Method, attack, normalised, random_sign, raw_maps, robust_answers
+from lib.data.digits import Digits
 from lib.data.imagesets import image_set
 from lib.experiments import subjects
 from lib.experiments.subjects import Subject
@@ -19,6 +20,7 @@ from lib.metrics.lens import locality
 from lib.models.rar_resnet import rar_network
 from lib.models.softplus import softplus_twin
 from lib.models.zoo import Network, best_device
+from lib.store.digest import digest
 from lib.training.robust import Schedule, trained_network
 
 ATTACKS = ("random1", "random_walk", "top_k", "mass_centre")
@@ -40,7 +42,7 @@ def set_units(
     """
     if group < 1:
         raise InputError(f"group is {group}; give the number of images computed together, at least 1")
-    count = len(_test(data, root, limit).ids)
+    count = len(_test(data, root, limit, digest(root)).ids)
     parts = [slice(start, min(start + group, count)) for start in range(0, count, group)]
     chosen = data, training, root, limit, cache, how
     return {f"{data}-{training}-{part.start}-{part.stop}": partial(_of_set, part, *chosen) for part in parts}
@@ -198,14 +200,22 @@ def _data(of: Subject) -> str:
 
 
 def _of_set(part: slice, data: str, training: str, root: str, limit: int, cache: Path, how) -> Subject:
-    chosen, device = _test(data, root, limit).take(part), best_device()
+    content = digest(root)
+    chosen, device = _test(data, root, limit, content).take(part), best_device()
     x, target = chosen.x.to(device), chosen.y.to(device)
-    network = _trained(training, data, root=root, cache=cache, how=how)
+    network = _trained(training, data, root, cache, how, content)
     return Subject(network, x, target, chosen.ids, x[:1], [-1] * len(x))
 
 
-_test = lru_cache(maxsize=1)(lambda data, root, limit: image_set(data, "test", root=root, limit=limit))
-_trained = lru_cache(maxsize=1)(trained_network)
+# `content` is the digest of `root`: an image set that was replaced is read, and trained with, again.
+@lru_cache(maxsize=1)
+def _test(data: str, root: str, limit: int, content: str) -> Digits:
+    return image_set(data, "test", root=root, limit=limit)
+
+
+@lru_cache(maxsize=1)
+def _trained(training: str, data: str, root: str, cache: Path, how: Schedule | None, content: str) -> Network:
+    return trained_network(training, data, root=root, cache=cache, how=how)
 
 
 def _standardised(of: Subject) -> Subject:

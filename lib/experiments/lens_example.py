@@ -7,7 +7,8 @@ from torch import Tensor
 from lib.attacks import Attack, Method, attack, normalised, random_sign, raw_maps
 from lib.experiments.subjects import Subject
 from lib.metrics.chance import chance, with_chance
-from lib.metrics.lens import diverse_top_k, locality
+from lib.metrics.lens import locality
+from lib.metrics.selection import diverse_top_k
 from lib.seeds import image_generator
 
 

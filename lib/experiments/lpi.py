@@ -16,14 +16,14 @@ from lib.attribution import Adversarial, Lines, Node, Recalibrated, Riemann, att
 from lib.attribution.adversarial import other_classes
 from lib.attribution.gradients import random_maps
 from lib.attribution.local import LocalReferences, cached_local_references, logits_of, random_densities
-from lib.attribution.multi_reference import share_of
+from lib.attribution.nodes import share_of
 from lib.attribution.references import FromPool, Single
 from lib.data.digits import Digits, digits
 from lib.experiments.recalibration import BY_POINT, removal_rows
 from lib.experiments.subjects import Key, Subject
 from lib.metrics.ranking import descending
 from lib.models.zoo import Network
-from lib.store.provenance import unit_key
+from lib.store.digest import content_key
 from lib.training.fit import digit_cnn, digit_network, fit
 
 REFERENCES = 20  # of each image; one point on each is 20 evaluations, as in the paper
@@ -33,9 +33,8 @@ FRACTIONS = (0.1, 0.3, 0.5, 0.7, 0.9)  # of the pixels removed before retraining
 
 
 def local_set(network: Network, pool: Tensor, *, clusters: int, cache: Path, seed: int = 0) -> LocalReferences:
-    """The offline stage for the digits' training set, computed once for each network, number of clusters and seed."""
-    of_pool = [*pool.shape, float(pool.double().sum())]
-    key = unit_key(f"local-{network.name}", ["lib.attribution.local", "lib.training.fit"], pool=of_pool)
+    """The offline stage for a pool, computed once for each content and order of it, weights, clusters and seed."""
+    key = content_key(f"local-{network.name}", local_set, network.name, network.model.state_dict(), pool)
     asked = {"cache": cache, "key": key, "clusters": clusters, "references": REFERENCES, "seed": seed}
     return cached_local_references(lambda: logits_of(network.model, pool), **asked)
 
@@ -125,7 +124,7 @@ def lpi_benchmark(
     for seed in seeds:
         maps = plain | maps_at(of, sweep, clusters=clusters, cache=cache, seed=seed)
         maps["none", "random", 0, "corrected"] = random_maps(of.images, of.x.shape[2:], seed=seed).to(of.x)
-        rows = pd.DataFrame(removal_rows(of, maps, unit="elements", right=right))
+        rows = pd.DataFrame(removal_rows(of, maps, remove="elements", right=right))
         parts.append(rows.assign(seed=seed))
     table = pd.concat(parts, ignore_index=True).assign(model=of.network.name)
     ig = table[(table["path"] == "straight") & (table["metric"] == "diffid_logit") & (table["seed"] == seeds[0])]

@@ -36,7 +36,6 @@ from lib.experiments.subjects import Key, Subject, score_rows
 from lib.metrics.diffid import RATIOS, DiffID, area, diffid
 
 MODES = ("corrected", "released", "paper_era")
-SINGLE_PASS = ("gradient", "input_x_gradient", "smoothgrad", "smoothgrad_squared", "gradcam", "fullgrad")
 GAMES = ("diffid_logit", "diffid_accuracy", "deletion_logit", "deletion_accuracy", "insertion_logit")
 BY_POINT = "recalibrated_point"
 BY_REFERENCE = "recalibrated_reference"
@@ -165,7 +164,7 @@ def single_pass_maps(of: Subject, *, samples: int, seed: int = 0) -> dict[Key, T
     return {("none", rule, steps.get(rule, 1), "corrected"): each for rule, each in maps.items()}
 
 
-def removal_rows(of: Subject, maps: Mapping[Key, Tensor], *, unit: str, right: Tensor) -> list[dict]:
+def removal_rows(of: Subject, maps: Mapping[Key, Tensor], *, remove: str, right: Tensor) -> list[dict]:
     """Rows of the removal games of some maps of one mode: the area of each, and its curve.
 
     Corrected scores are of correctly classified images only (the others are NaN and counted as excluded): a ratio to a
@@ -179,7 +178,7 @@ def removal_rows(of: Subject, maps: Mapping[Key, Tensor], *, unit: str, right: T
     if judged.any():
         ranking = torch.stack(list(maps.values()), 1)[judged]
         statistics = {"mean": network.mean, "std": network.std}
-        game = diffid(of.model, of.x[judged], ranking, of.target[judged], unit=unit, **statistics)
+        game = diffid(of.model, of.x[judged], ranking, of.target[judged], remove=remove, **statistics)
         curves[:, judged.cpu()] = torch.stack([getattr(game, metric) for metric in GAMES])
     rows = []
     for metric, curve in zip(GAMES, curves, strict=True):
@@ -195,11 +194,11 @@ def perturbation(
     modes: list[str],
     paths: list[str] | None = None,
     seed: int = 0,
-    unit: str = "elements",
+    remove: str = "elements",
 ) -> pd.DataFrame:
     """Every score of every map of one unit: DiffID, pixel perturbation, and each map's least score.
 
-    paths: only these, and the baselines without one. `unit` is what is removed, elements or pixels; the paper-era code
+    paths: only these, and the baselines without one. remove: "elements" or "pixels", see `diffid`; the paper-era code
     always removed pixels.
     """
     of = load()
@@ -209,7 +208,7 @@ def perturbation(
         maps = integral_maps(of, mode, points=points, references=references, seed=seed, paths=paths)
         if mode == "corrected":
             maps |= single_pass_maps(of, samples=references, seed=seed)
-        rows += removal_rows(of, maps, unit="pixels" if mode == "paper_era" else unit, right=right)
+        rows += removal_rows(of, maps, remove="pixels" if mode == "paper_era" else remove, right=right)
         least = torch.stack([each.flatten(1).amin(1) for each in maps.values()], 1)
         rows += score_rows(of.items, maps, "least_score", least)
     return pd.DataFrame(rows).assign(model=of.network.name)

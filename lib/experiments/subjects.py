@@ -14,6 +14,7 @@ from lib.attribution.references import FromPool, drawn_from
 from lib.data.digits import digits
 from lib.data.imagenet import Photograph, load_image, photographs
 from lib.models.zoo import Network, best_device, load_network
+from lib.store.digest import digest
 from lib.training.fit import digit_network
 
 DIGITS = "mnist_cnn"
@@ -110,12 +111,16 @@ def _photographed(load: Callable[[], Network], photos: list[Photograph], shared:
     x, target = batch(network, photos)
     ids = [photo.id for photo in shared]
     own = [ids.index(photo.id) if photo.id in ids else -1 for photo in photos]
-    return Subject(network, x, target, [photo.id for photo in photos], _pool(network, shared), own)
+    return Subject(network, x, target, [photo.id for photo in photos], _pool(network, shared, digest(shared)), own)
+
+
+def network_named(name: str, weights: str) -> Network:
+    """The prepared network on the best device, kept for the next unit as long as its weight files are the same."""
+    return _loaded(name, weights, digest(weights))
 
 
 @lru_cache(maxsize=1)
-def network_named(name: str, weights: str) -> Network:
-    """The prepared network on the best device, kept for the next unit."""
+def _loaded(name: str, weights: str, content: str) -> Network:
     return load_network(name, weights=weights or None)
 
 
@@ -125,7 +130,7 @@ def _digit_network(cache: Path, bias: bool) -> Network:
 
 
 @lru_cache(maxsize=1)
-def _pool(network: Network, shared: tuple[Photograph, ...]) -> Tensor:
+def _pool(network: Network, shared: tuple[Photograph, ...], content: str) -> Tensor:
     return batch(network, list(shared))[0]
 
 

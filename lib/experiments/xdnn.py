@@ -58,7 +58,7 @@ def untrained_units(model: str, *, images: str, limit: int, group: int) -> dict[
 
 def _untrained(name: str, photos: list[Photograph]) -> Subject:
     torch.manual_seed(0)
-    model = nn.Sequential(Normalize(*IMAGENET), bare_network(name)).to(best_device()).requires_grad_(False)
+    model = nn.Sequential(Normalize(*IMAGENET), bare_network(name)).eval().to(best_device()).requires_grad_(False)
     fresh = Network(name, model, 224, 256, "bilinear", *IMAGENET, "x-dnn")
     x, target = subjects.batch(fresh, photos)
     return Subject(fresh, x, target, [photo.id for photo in photos], x[:0], [-1] * len(photos))

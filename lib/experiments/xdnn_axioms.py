@@ -166,7 +166,7 @@ def _axioms(network: nn.Sequential, x: Tensor, target: Tensor, maps: Tensor) -> 
         drawn = attribute(_open(network), x, target, path=path, rules={"eg": Riemann("mean")}, objective="logit")["eg"]
         yield "eg_difference", draws, _relative(drawn, maps)
     other = _rewritten(network, swapped=False)
-    both = _x_gradient(Combined(torch.add, network, other), x, target)
+    both = _x_gradient(Combined(torch.add, network, other).eval(), x, target)
     yield "linearity", 1, _largest(both - maps - _x_gradient(other, x, target)) / size
     yield "implementation", 1, _relative(_x_gradient(_rewritten(network), x, target), maps)
     blind = _first_weights(network, lambda weight: torch.stack([weight[:, 0], torch.zeros_like(weight[:, 1])], 1))
@@ -182,7 +182,7 @@ def _first_weights(network: nn.Sequential, change: Callable[[Tensor], Tensor]) -
     channel).
     """
     network = deepcopy(network)
-    first = next(layer for layer in network if hasattr(layer, "weight"))
+    first = next(layer for layer in network if isinstance(layer, nn.Conv2d | nn.Linear))
     first.weight.copy_(change(first.weight.reshape(len(first.weight), CHANNELS, -1)).reshape(first.weight.shape))
     return network
 
@@ -194,7 +194,7 @@ def _rewritten(network: nn.Sequential, *, swapped: bool = True) -> nn.Sequential
     swapped=False: a different function, with the units doubled only.
     """
     network = deepcopy(network)
-    first, second = [layer for layer in network if hasattr(layer, "weight")][:2]
+    first, second = [layer for layer in network if isinstance(layer, nn.Conv2d | nn.Linear)][:2]
     order = torch.arange(len(first.weight)).flip(0)
     for name, tensor in first.named_parameters():
         getattr(first, name).copy_(2 * (tensor[order] if swapped else tensor))

@@ -22,12 +22,20 @@ def chance(
     the border.
     NaN: an image whose own map cannot be scored, or with no other that can. Not in the papers.
     Raises InputError as `locality`, and for fewer than two images.
+
+    >>> maps = torch.eye(4).view(2, 2, 4)  # the highest pixels of two images, in different places
+    >>> chance(maps, maps, k=1, radii=[1])["top_k"]
+    tensor([0., 0.], dtype=torch.float64)
     """
     return _levels(*described(original, perturbed, k=k, radii=radii), kendall)
 
 
 def adjusted(score: Tensor, level: Tensor) -> Tensor:
-    """(s - c) / (1 - c): 1 for identical maps, 0 at the chance level; NaN where chance alone scores 1."""
+    """(s - c) / (1 - c): 1 for identical maps, 0 at the chance level; NaN where chance alone scores 1.
+
+    >>> adjusted(torch.tensor([1.0, 0.5, 1.0]), torch.tensor([0.5, 0.5, 1.0]))
+    tensor([1., 0., nan])
+    """
     return ((score - level) / (1 - level)).where(level < 1, torch.nan)
 
 
@@ -37,6 +45,10 @@ def with_chance(
     """`locality`, and after each score its `chance` ("<name>_chance") and, but for the shift, "<name>_adjusted".
 
     At the cost of either. Raises InputError as `chance`.
+
+    >>> found = with_chance(torch.rand(2, 5, 5), torch.rand(2, 5, 5), k=3, radii=[1])
+    >>> [name for name in found if name.startswith("top_k")][:3]
+    ['top_k', 'top_k_chance', 'top_k_adjusted']
     """
     one, other = described(original, perturbed, k=k, radii=radii)
     levels = _levels(one, other, kendall)

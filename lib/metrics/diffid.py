@@ -1,5 +1,6 @@
 """DiffID: what the highest scores hold of the network's answer, minus what the lowest hold."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -7,11 +8,12 @@ import torch
 from torch import Tensor
 
 from lib import InputError, nearest
-from lib.attribution.forward import default_budget
-from lib.metrics.insertion import pixel_order
+from lib.attribution.gate import gate
+from lib.metrics.insertion import answers
+from lib.metrics.ranking import map_batch, pixel_order
 
 RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-UNITS = ("elements", "pixels")
+REMOVED = ("elements", "pixels")
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,10 @@ class DiffID:
     ratios (K,): rho. *_logit (B, M, K): f_y(perturbed) / f_y(x) of the raw logits: 1 where nothing is lost,
     unbounded where f_y(x) is near 0, NaN where it is 0. *_accuracy (B, M, K): 1 where y is the predicted
     class, else 0. float64, on the CPU.
+
+    >>> kept, lost, right = (torch.full((1, 1, 9), value) for value in (0.75, 0.5, 1.0))
+    >>> area(DiffID(torch.tensor(RATIOS), kept, lost, right, right).diffid_logit)
+    tensor([[0.2250]])
     """
 
     ratios: Tensor
@@ -46,6 +52,9 @@ def area(curve: Tensor) -> Tensor:
     The rule by which the curves of the supplement of Yang et al. (AAAI 2023, Fig. 3b) give the areas of its
     legend. It is the trapezoid rule on [0, 1] with D(0) = D(1) = 0, which holds for DiffID; for insertion or
     deletion alone it leaves out the two ends. Raises InputError for another number of ratios.
+
+    >>> area(torch.full((2, 9), 0.5))
+    tensor([0.4500, 0.4500])
     """
     if curve.shape[-1] != len(RATIOS):
         raise InputError(
@@ -62,10 +71,10 @@ def diffid(
     ranking: Tensor,
     target: Tensor,
     *,
-    unit: str = "elements",
-    mean: tuple | None = None,
-    std: tuple | None = None,
-    ratios: tuple = RATIOS,
+    remove: str = "elements",
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    ratios: Sequence[float] = RATIOS,
     batch: int | None = None,
 ) -> DiffID:
     """Remove the share rho of lowest scores (insertion) and of highest scores (deletion) (Yang et al., AAAI 2023).
@@ -80,8 +89,8 @@ def diffid(
 
     What is removed takes one value per image: with z = (x - mean) / std, the mean of z over all elements that
     are kept, of all channels. In pixel space it differs between channels and may leave [0, 1].
-    unit "elements", as released (AR:evaluator.py:93-111): every channel of a pixel has its score and
-    floor(rho C H W) elements go, so that the last pixel may lose only some of its channels. unit "pixels":
+    remove "elements", as released (AR:evaluator.py:93-111): every channel of a pixel has its score and
+    floor(rho C H W) elements go, so that the last pixel may lose only some of its channels. remove "pixels":
     floor(rho H W) whole pixels go, by rank. The earlier code of the papers removed pixels beyond a quantile
     of the scores instead: all pixels tied with it go together, whatever their share; it also left kept
     values of exactly 0 out of the mean.
@@ -89,18 +98,27 @@ def diffid(
     Of equal scores the smaller row-major index counts as higher in both games; a pixel's channels are
     adjacent, the first highest. The floor is exact: int(0.7 * 90) is 62, here 63 go, as in the released code,
     whose ratio is 7 * 0.1 > 0.7.
-    Raises InputError for an unknown unit, ratios outside (0, 1), statistics that do not fit the channels,
-    logits that are not finite, and as `pixel_order` does.
+    Raises InputError as `lib.attribution.gate.gate` and `map_batch`, for an unknown `remove`, ratios outside (0, 1),
+    statistics that do not fit the channels, and logits that are not finite.
     Differs from the released code: equal scores are ordered by position instead of arbitrarily.
-    """
-    if unit not in UNITS:
-        raise InputError(f"unit {unit!r} is unknown; {nearest(unit, UNITS)}")
-    order = pixel_order(x, ranking, target)
-    mean, std = channel_statistics(mean, std, x)
-    batch, target = batch or default_budget(x), target.to(x.device)
-    clean = torch.cat([logit_and_hit(model, *part) for part in zip(x.split(batch), target.split(batch), strict=True)])
 
-    removed = _removed(ratios, x[0].numel(), x.shape[1] if unit == "pixels" else 1).to(x.device)  # (K,)
+    >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 3)).eval()
+    >>> game = diffid(network, torch.rand(2, 3, 4, 4), torch.rand(2, 5, 4, 4), [0, 2], remove="pixels")
+    >>> area(game.diffid_accuracy).shape
+    torch.Size([2, 5])
+    """
+    if remove not in REMOVED:
+        raise InputError(f"remove is {remove!r}; {nearest(remove, REMOVED)}")
+    ratios = shares(ratios, "ratios")
+    model, x, target = gate(model, x, target, objective="probability")  # of one class, each answer would be a hit
+    order = pixel_order(map_batch(ranking, "ranking", of=x))
+    mean, std = channel_statistics(mean, std, x)
+
+    def answer(images: Tensor, classes: Tensor) -> Tensor:
+        return logit_and_hit(model(images), classes)
+
+    clean = answers(answer, model, x, x, target, batch=batch)
+    removed = _removed(ratios, x[0].numel(), x.shape[1] if remove == "pixels" else 1).to(x.device)  # (K,)
     fills = torch.stack(
         [
             torch.stack([_kept_means((image - mean) / std, place, removed) for place in places])
@@ -110,55 +128,78 @@ def diffid(
     # Elements ahead of `split` are kept for insertion (game 0) and removed for deletion (game 1).
     split = torch.stack([x[0].numel() - removed, removed])
     channel = torch.arange(x.shape[1], device=x.device)
-    answers = []
-    for part in torch.cartesian_prod(*map(torch.arange, fills.shape)).split(batch):
-        image, index, game, ratio = part.to(x.device).unbind(1)
+
+    def perturbed(part: Tensor) -> Tensor:
+        image, index, game, ratio = part.unbind(1)
         # An element's place is C times its pixel's plus its channel: below `split` where the pixel's is below this.
         border = (split[game, ratio, None] - channel).add(len(channel) - 1) // len(channel)  # (N, C)
         ahead = order[image, index, None] < border[..., None, None].to(order.dtype)  # (N, C, H, W)
         kept = ahead != (game == 1).view(-1, 1, 1, 1)
         fill = fills[image, index, game, ratio].view(-1, 1, 1, 1) * std + mean
         # Exact at weights 0 and 1, and several times faster than `where`, which branches at every element.
-        answers.append(logit_and_hit(model, torch.lerp(fill.to(x), x[image], kept.to(x)), target[image]))
-    answers = torch.cat(answers).view(*fills.shape, 2)
-    logit, accuracy = answers.unbind(-1)  # (B, M, 2, K)
+        return answer(torch.lerp(fill.to(x), x[image], kept.to(x)), target[image])
+
+    work = torch.cartesian_prod(*map(torch.arange, fills.shape)).to(x.device)
+    logit, accuracy = answers(perturbed, model, x, work, batch=batch).view(*fills.shape, 2).unbind(-1)  # (B, M, 2, K)
     original = clean[:, 0].view(-1, 1, 1, 1)
     logit = (logit / original).where(original != 0, torch.nan)
     return DiffID(torch.tensor(ratios, dtype=torch.float64), *logit.unbind(2), *accuracy.unbind(2))
 
 
-def logit_and_hit(model, images: Tensor, target: Tensor) -> Tensor:
-    """The target's logit, and 1 where it is the predicted class: (N, C, H, W) -> (N, 2), float64 on the CPU.
+def logit_and_hit(logits: Tensor, target: Tensor) -> Tensor:
+    """The target's logit, and 1 where it is the predicted class: (N, K), (N,) -> (N, 2); NaN where a logit is not
+    finite.
 
-    Raises InputError where a logit is not finite.
+    >>> logit_and_hit(torch.tensor([[1.5, 0.5]]), torch.tensor([1]))
+    tensor([[0.5000, 0.0000]])
     """
-    logits = model(images)
-    if not logits.isfinite().all():
-        raise InputError("the network's logits are not finite; check its weights for NaN")
     hit = logits.argmax(1) == target
-    return torch.stack([logits.gather(1, target[:, None])[:, 0].double(), hit.double()], 1).cpu()
+    found = torch.stack([logits.gather(1, target[:, None])[:, 0], hit.to(logits)], 1)
+    return found.where(logits.isfinite().all(1, keepdim=True), torch.nan)
 
 
-def channel_statistics(mean: tuple | None, std: tuple | None, x: Tensor) -> tuple[Tensor, Tensor]:
+def channel_statistics(mean: Sequence[float] | None, std: Sequence[float] | None, x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each channel of x (B, C, H, W) as float64 (C, 1, 1); 0 and 1 for None, None.
 
-    Raises InputError unless there is one of each per channel.
+    Raises InputError unless there is one of each per channel, all finite and the deviations above 0.
+
+    >>> [each.flatten().tolist() for each in channel_statistics((0.5, 0.25), (0.5, 0.5), torch.zeros(1, 2, 4, 4))]
+    [[0.5, 0.25], [0.5, 0.5]]
     """
     channels = x.shape[1]
-    if mean is None and std is None:
-        mean, std = (0.0,) * channels, (1.0,) * channels
-    if mean is None or std is None or not len(mean) == len(std) == channels:
+    given = (mean, std) if mean is not None or std is not None else ((0.0,) * channels, (1.0,) * channels)
+    try:
+        means, stds = (torch.as_tensor(each, dtype=torch.float64, device=x.device).view(-1, 1, 1) for each in given)
+        fits = len(means) == len(stds) == channels and bool((means.isfinite() & stds.isfinite() & (stds > 0)).all())
+    except (TypeError, ValueError, RuntimeError):  # of None among others
+        fits = False
+    if not fits:
         raise InputError(
             f"mean is {mean} and std is {std}; give {channels} numbers each, one per channel (network.mean, "
-            "network.std), or neither"
+            "network.std; deviations above 0), or neither"
         )
-    return tuple(torch.tensor(values, dtype=torch.float64, device=x.device).view(-1, 1, 1) for values in (mean, std))
+    return means, stds
 
 
-def _removed(ratios: tuple, elements: int, step: int) -> Tensor:
+def shares(given: Sequence[float], name: str, *, whole: bool = False) -> tuple[float, ...]:
+    """One or more shares of an image, above 0 and below 1, or up to 1 with `whole`, as Python's own floats.
+
+    Raises InputError otherwise.
+
+    >>> shares([0.5, 1], "fractions", whole=True)
+    (0.5, 1.0)
+    """
+    try:
+        found = tuple(float(each) for each in given)
+    except (TypeError, ValueError):
+        found = ()
+    if not found or not all(0 < each < 1 or (whole and each == 1) for each in found):
+        raise InputError(f"{name} are {given!r}; give one or more between 0 and 1, such as {RATIOS}")
+    return found
+
+
+def _removed(ratios: tuple[float, ...], elements: int, step: int) -> Tensor:
     """Number of elements to remove at each ratio: the largest multiple of `step` up to rho * elements; (K,)."""
-    if not ratios or not all(0 < ratio < 1 for ratio in ratios):
-        raise InputError(f"ratios are {tuple(ratios)}; give one or more between 0 and 1, such as {RATIOS}")
     # The decimal number that was typed, not its binary neighbour.
     return torch.tensor([int(Fraction(str(ratio)) * (elements // step)) * step for ratio in ratios])
 

@@ -11,31 +11,25 @@ from dataclasses import dataclass
 import torch
 from scipy.stats import kendalltau
 from torch import Tensor
+from torch.nn import functional
 
 from lib import InputError
-from lib.metrics.ranking import descending
-from lib.metrics.selection import (
-    checked,
-    dilate,
-    diverse,
-    diverse_top_k,
-    left_out_of,
-    mask_of,
-    pixel_map,
-    top_k,
-    window,
-)
-
-__all__ = ["agreement", "compared", "described", "dilate", "diverse_top_k", "locality", "pixel_map", "top_k"]
+from lib.attribution.gate import whole_number
+from lib.metrics.ranking import descending, map_pair, pixel_count, rank_correlation, ranks
+from lib.metrics.selection import dilate, diverse, left_out_of, mask_of
 
 
 @dataclass(frozen=True)
 class Described:
     """What is needed of a map to compare it with any other; by w = 0 the top k themselves, the map as it is.
 
-    maps {w: (B, H, W)}, averaged over windows; ranks {w: (B, HW)}, centred and of length 1; top (B, k), diverse
+    maps {w: (B, H, W)}, averaged over windows; ranks {w: (B, HW)}, see `lib.metrics.ranking.ranks`; top (B, k), diverse
     {w: (B, k)}: row-major indices, -1 where none was found; near {w: (B, HW)}, near_diverse {(v, w): (B, HW)}: pixels
     within v of them; centre (B, 2); left_out (B,)
+
+    >>> one, other = described(torch.rand(2, 5, 5), torch.rand(2, 5, 5), k=3, radii=[1])
+    >>> one.top.shape, one.near[1].shape
+    (torch.Size([2, 3]), torch.Size([2, 25]))
     """
 
     maps: dict[int, Tensor]
@@ -48,6 +42,7 @@ class Described:
     left_out: Tensor
 
     def picked(self, w: int) -> Tensor:
+        """How many diverse pixels were found, (B,)."""
         return (self.diverse[w] >= 0).sum(1)
 
 
@@ -71,14 +66,24 @@ def locality(
     and what says whether a score can be trusted: nonzero_share and left_out (pixels that tie with the lowest of the top
     k and are not in it), of each map (`_perturbed`); picked_w, the smaller number of diverse pixels found.
     NaN: every score where one of the maps is constant, and the diverse ones where fewer than k pixels were found.
-    Raises InputError for shapes that differ, NaN or infinite values, and unless 1 <= k <= H W.
+    Raises InputError as `map_pair`, unless 1 <= k <= H W, and for radii that are no whole numbers from 0 up.
     Differs from the released code: see `top_k` and `diverse_top_k`; mass centres were truncated (GAZ:utils.py:206).
+
+    >>> one, other = torch.tensor([[[9.0, 0.0, 1.0, 2.0]]]), torch.tensor([[[0.0, 9.0, 1.0, 2.0]]])
+    >>> found = locality(one, other, k=1, radii=[1])
+    >>> found["top_k"], found["lens_recall_1"]
+    (tensor([0.], dtype=torch.float64), tensor([1.], dtype=torch.float64))
     """
     return agreement(*described(original, perturbed, k=k, radii=radii), kendall=kendall)
 
 
 def agreement(one: Described, other: Described, *, kendall: bool = False) -> dict[str, Tensor]:
-    """The result of `locality`, of maps that are described already."""
+    """The result of `locality`, of maps that are described already.
+
+    >>> one, other = described(torch.rand(2, 5, 5), torch.rand(2, 5, 5), k=3, radii=[1])
+    >>> agreement(one, one)["lens_recall_1"]
+    tensor([1., 1.], dtype=torch.float64)
+    """
     found = compared(one, other, torch.arange(len(one.top)), kendall=kendall)
     for name, each in (("", one), ("_perturbed", other)):
         found[f"nonzero_share{name}"] = (each.maps[0] != 0).double().mean((1, 2))
@@ -89,14 +94,31 @@ def agreement(one: Described, other: Described, *, kendall: bool = False) -> dic
 
 
 def described(original: Tensor, perturbed: Tensor, *, k: int, radii: Sequence[int]) -> tuple[Described, Described]:
-    """Both batches of maps (B, H, W), ready to be compared; the work that does not grow with the number of pairs."""
-    if original.shape != perturbed.shape:
-        raise InputError(f"the maps have shapes {tuple(original.shape)} and {tuple(perturbed.shape)}; give equal ones")
-    return _described(original, k, radii), _described(perturbed, k, radii)
+    """Both batches of maps (B, H, W), ready to be compared; the work that does not grow with the number of pairs.
+
+    Raises InputError as `locality`.
+
+    >>> one, other = described(torch.rand(2, 5, 5), torch.rand(2, 5, 5), k=3, radii=[1, 2])
+    >>> sorted(other.maps)
+    [0, 1, 2]
+    """
+    both = map_pair(original, perturbed, ("original", "perturbed"))
+    k = pixel_count(k, both[0])
+    try:
+        radii = [whole_number(w, "radius", 0) for w in radii]
+    except TypeError as error:
+        raise InputError(f"radii is {radii!r}; give a list of whole numbers of pixels, such as [1, 2, 3]") from error
+    one, other = (_described(maps, k, radii) for maps in both)
+    return one, other
 
 
 def compared(one: Described, other: Described, rows: Tensor, *, kendall: bool = False) -> dict[str, Tensor]:
-    """The scores of `locality` between each map of `one` and the map of `other` at `rows` (B,)."""
+    """The scores of `locality` between each map of `one` and the map of `other` at `rows` (B,).
+
+    >>> one, other = described(torch.rand(2, 5, 5), torch.rand(2, 5, 5), k=3, radii=[1])
+    >>> sorted(compared(one, other, torch.tensor([1, 0])))[:2]
+    ['centre_shift', 'lens_precision_1']
+    """
     found = {"top_k": _share(one.near[0], other.top[rows])}
     for w in one.diverse:
         found[f"lens_recall_{w}"] = _share(one.near[w], other.top[rows])
@@ -110,7 +132,7 @@ def compared(one: Described, other: Described, rows: Tensor, *, kendall: bool = 
         found |= {name: value.where(feasible, torch.nan) for name, value in diverse.items()}
     for w in one.ranks:
         name = f"lens_{{}}_{w}" if w else "{}"
-        found[name.format("spearman")] = (one.ranks[w] * other.ranks[w][rows]).sum(1)
+        found[name.format("spearman")] = rank_correlation(one.ranks[w], other.ranks[w][rows])
         if kendall:
             pairs = zip(one.maps[w].flatten(1).numpy(), other.maps[w][rows].flatten(1).numpy(), strict=True)
             found[name.format("kendall")] = torch.tensor([kendalltau(*pair).statistic for pair in pairs]).double()
@@ -120,16 +142,16 @@ def compared(one: Described, other: Described, rows: Tensor, *, kendall: bool = 
 
 
 def _described(maps: Tensor, k: int, radii: Sequence[int]) -> Described:
-    maps = checked(maps, k)
     averages = {0: maps} | {w: _local_mean(maps, w) for w in radii}
     order = {w: descending(each.flatten(1)) for w, each in averages.items()}
     top = order[0][:, :k]
     sets = {w: diverse(order[0], maps.shape, k, w) for w in radii}
-    masks = {w: mask_of(picks, maps.shape) for w, picks in sets.items()}
-    near = {w: dilate(mask_of(top, maps.shape), w).flatten(1) for w in (0, *radii)}
-    near_diverse = {(v, w): dilate(mask, v).flatten(1) for w, mask in masks.items() for v in (0, w)}
-    ranks = {w: _ranks(each.flatten(1), order[w]) for w, each in averages.items()}
-    return Described(averages, ranks, top, near, sets, near_diverse, _centre(maps), left_out_of(maps, order[0], k))
+    highest, masks = mask_of(top, maps.shape), {w: mask_of(picks, maps.shape) for w, picks in sets.items()}
+    near, near_diverse = {0: highest.flatten(1)}, {(0, w): mask.flatten(1) for w, mask in masks.items()}
+    for w, mask in masks.items():
+        near[w], near_diverse[w, w] = (each.flatten(1) for each in dilate(torch.cat([highest, mask]), w).chunk(2))
+    placed = {w: ranks(each.flatten(1), order[w]) for w, each in averages.items()}
+    return Described(averages, placed, top, near, sets, near_diverse, _centre(maps), left_out_of(maps, order[0], k))
 
 
 def _share(inside: Tensor, picks: Tensor) -> Tensor:
@@ -137,22 +159,8 @@ def _share(inside: Tensor, picks: Tensor) -> Tensor:
     return inside.gather(1, picks.clamp(min=0)).double().mean(1)
 
 
-def _ranks(rows: Tensor, order: Tensor) -> Tensor:
-    """Ranks of (B, P) values, ties given their average, centred and scaled to length 1; NaN where all are equal."""
-    middle = (rows.shape[1] - 1) / 2
-    ordered = rows.gather(1, order)
-    places = torch.arange(rows.shape[1], dtype=torch.float64).repeat(len(rows), 1)
-    for row in (ordered[:, 1:] == ordered[:, :-1]).any(1).nonzero().flatten().tolist():
-        _, sizes = ordered[row].unique_consecutive(return_counts=True)
-        last = sizes.cumsum(0) - 1
-        places[row] = (last - (sizes - 1) / 2).repeat_interleave(sizes)
-    ranks = torch.empty_like(places).scatter_(1, order, middle - places)
-    return ranks / ranks.norm(dim=1, keepdim=True)
-
-
 def _local_mean(maps: Tensor, radius: int) -> Tensor:
-    count = window(torch.ones_like(maps[:1]), radius, torch.add)
-    return window(maps, radius, torch.add) / count
+    return functional.avg_pool2d(maps, 2 * radius + 1, 1, radius, count_include_pad=False)
 
 
 def _centre(maps: Tensor) -> Tensor:

@@ -3,16 +3,18 @@
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from lib import InputError
+from lib import InputError, nearest
 from lib.attribution.blur import gaussian_matrix
-from lib.attribution.forward import default_budget
-from lib.metrics.diffid import logit_and_hit
-from lib.metrics.ranking import descending
+from lib.attribution.gate import gate, image_batch
+from lib.metrics.diffid import logit_and_hit, shares
+from lib.metrics.insertion import answers
+from lib.metrics.ranking import map_batch, pixel_order
 
 ORDERS = ("positive", "negative", "absolute")  # pixels by score, by minus their score, by its size
 GAMES = tuple(f"{game}_{order}" for order in ORDERS for game in ("keep", "remove"))  # KPM RPM KNM RNM KAM RAM
@@ -26,6 +28,10 @@ class Masks:
 
     fractions (F,); logit (B, M, 6, F), accuracy (B, M, 6, F): 1 where the largest logit is the target's, else 0;
     float64, on the CPU. passes: how many images the network saw.
+
+    >>> ones = torch.ones(1, 1, 6, 2)
+    >>> Masks(torch.tensor([0.5, 1.0]), ones, ones, 12).area("keep_absolute")
+    tensor([[0.5000]])
     """
 
     fractions: Tensor
@@ -39,7 +45,7 @@ class Masks:
         Of the accuracy for the absolute order, of the raw logit for the others, as in the paper's table.
         """
         if game not in GAMES:
-            raise InputError(f"game {game!r} is unknown; choose one of {', '.join(GAMES)}")
+            raise InputError(f"game {game!r} is unknown; {nearest(game, GAMES)}")
         curves = self.accuracy if game.endswith("absolute") else self.logit
         return torch.trapezoid(curves[:, :, GAMES.index(game)], self.fractions)
 
@@ -51,7 +57,7 @@ def masks(
     ranking: Tensor,
     target: Tensor,
     *,
-    fractions: tuple[float, ...] = FRACTIONS,
+    fractions: Sequence[float] = FRACTIONS,
     kernel: str = "stated",
     batch: int | None = None,
 ) -> Masks:
@@ -64,34 +70,45 @@ def masks(
 
     x (B, C, H, W) in [0, 1]; ranking (B, M, H, W): signed maps, averaged over channels; target (B,); fractions: shares
     of all pixels, rising; kernel: see `backdrop`; at most `batch` images a pass. Equal scores: the smaller row-major
-    index first. Raises InputError for shapes that do not fit, scores that are not finite, and fractions outside (0, 1].
+    index first.
+    Raises InputError as `lib.attribution.gate.gate` and `map_batch`, for fractions outside (0, 1] or that do not rise,
+    and for logits that are not finite.
     Differs from the released code: no gradients are recorded, and every image counts, whatever the batch.
+
+    >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 3)).eval()
+    >>> masks(network, torch.rand(2, 3, 4, 4), torch.randn(2, 5, 4, 4), [0, 2]).area("keep_positive").shape
+    torch.Size([2, 5])
     """
-    _refuse(x, ranking, target, fractions)
-    count, maps, pixels = len(x), ranking.shape[1], x.shape[-2:].numel()
-    blurred = backdrop(x, kernel=kernel)
+    fractions = shares(fractions, "fractions", whole=True)
+    if list(fractions) != sorted(fractions):
+        raise InputError(f"fractions are {fractions}; give rising ones, up to 1")
+    model, x, target = gate(model, x, target, objective="probability")  # of one class, each answer would be a hit
+    ranking = map_batch(ranking, "ranking", of=x)
+    maps, pixels = ranking.shape[1], x.shape[-2:].numel()
     wanted = torch.tensor([int(f * pixels + 1e-9) for f in fractions], device=x.device)
-    found = torch.empty(count, maps, len(GAMES), len(fractions), 2, dtype=torch.float64)
-    passes = 0
-    for image in range(count):
-        scores = ranking[image].to(x.device).flatten(1)  # (M, HW)
-        ordered = torch.stack([scores, -scores, scores.abs()], 1)  # (M, 3, HW)
-        place = descending(ordered.flatten(0, 1)).argsort(dim=1).view(ordered.shape)
-        positive = (ordered > 0).sum(-1)  # (M, 3)
+
+    def play(image: Tensor, blurred: Tensor, scores: Tensor, y: Tensor) -> tuple[Tensor, int]:
+        ordered = torch.stack([scores, -scores, scores.abs()], 1)  # (M, 3, H, W)
+        place = pixel_order(ordered).flatten(0, 1)  # (3M, H, W)
+        positive = (ordered > 0).sum((-2, -1))  # (M, 3)
         kept = torch.minimum(wanted, positive[..., None])  # (M, 3, F)
         first = torch.stack([torch.zeros_like(kept), positive[..., None] - kept], 2)  # (M, 3, 2, F): keep, remove
         ranges = torch.stack([first, first + kept[:, :, None]], -1)  # which places stay visible
         order = torch.arange(maps * 3, device=x.device).view(maps, 3, 1, 1, 1).expand(*ranges.shape[:-1], 1)
         asked, back = torch.cat([order, ranges], -1).view(-1, 3).unique(dim=0, return_inverse=True)
-        answers = []
-        for rows in asked.split(batch or default_budget(x)):
-            at = place.view(maps * 3, -1)[rows[:, 0]]
-            seen = (at >= rows[:, 1:2]) & (at < rows[:, 2:3])
-            images = torch.where(seen.view(-1, 1, *x.shape[2:]), x[image], blurred[image])
-            answers.append(logit_and_hit(model, images, target[image].expand(len(images))))
-        found[image] = torch.cat(answers).cpu().double()[back.cpu()].view(maps, len(GAMES), len(fractions), 2)
-        passes += len(asked)
-    return Masks(torch.tensor(fractions, dtype=torch.float64), found[..., 0], found[..., 1], passes)
+
+        def masked(rows: Tensor) -> Tensor:
+            at, bounds = place[rows[:, 0]], rows[:, 1:, None, None].to(place.dtype)
+            seen = (at >= bounds[:, 0]) & (at < bounds[:, 1])  # (N, H, W)
+            return logit_and_hit(model(torch.where(seen[:, None], image, blurred)), y.expand(len(rows)))
+
+        answered = answers(masked, model, x, asked, batch=batch)
+        return answered[back.cpu()].view(maps, len(GAMES), len(fractions), 2), len(asked)
+
+    played = [play(*each) for each in zip(x, backdrop(x, kernel=kernel), ranking, target, strict=True)]
+    found, passes = zip(*played, strict=True)
+    logit, accuracy = torch.stack(found).unbind(-1)
+    return Masks(torch.tensor(fractions, dtype=torch.float64), logit, accuracy, sum(passes))
 
 
 def backdrop(x: Tensor, *, kernel: str = "stated") -> Tensor:
@@ -100,25 +117,17 @@ def backdrop(x: Tensor, *, kernel: str = "stated") -> Tensor:
     A truncated Gaussian of 51 x 51 pixels for images of 224, with mirrored edges, its size and width in proportion for
     others. kernel "stated": sigma 41. "released": the released code's exponent is -(d / 2 sigma)^2
     (attribution_metrics.py:137), a sigma of 41 sqrt(2) = 58, nearly a box. Both commute with the normalisation.
-    Raises InputError for another kernel.
+    Raises InputError for another kernel, and for x as `lib.attribution.gate.image_batch`.
+
+    >>> backdrop(torch.full((1, 1, 4, 4), 0.5)).unique()
+    tensor([0.5000])
     """
+    x = image_batch(x)
     sigmas = {"stated": SIGMA, "released": SIGMA * math.sqrt(2)}
     if kernel not in sigmas:
-        raise InputError(f"kernel {kernel!r} is unknown; choose stated or released")
+        raise InputError(f"kernel {kernel!r} is unknown; {nearest(kernel, sigmas)}")
     rows, columns = (
         gaussian_matrix(side, sigmas[kernel] * side / SIDE, radius=max(1, round(RADIUS * side / SIDE)), like=x)
         for side in x.shape[2:]
     )
     return rows @ x @ columns.T
-
-
-def _refuse(x: Tensor, ranking: Tensor, target: Tensor, fractions: tuple[float, ...]) -> None:
-    if ranking.ndim != 4 or ranking.shape[0] != len(x) or ranking.shape[2:] != x.shape[2:] or len(target) != len(x):
-        raise InputError(
-            f"maps are {tuple(ranking.shape)} and targets {tuple(target.shape)} for images {tuple(x.shape)}; give "
-            f"({len(x)}, M, {x.shape[2]}, {x.shape[3]}) and ({len(x)},)"
-        )
-    if not ranking.isfinite().all():
-        raise InputError("some scores are NaN or infinite and cannot be ranked; leave those maps out")
-    if not fractions or min(fractions) <= 0 or max(fractions) > 1 or list(fractions) != sorted(fractions):
-        raise InputError(f"fractions {fractions}; give rising shares of the pixels, above 0 and at most 1")

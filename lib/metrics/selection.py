@@ -1,14 +1,13 @@
 """Sets of pixels chosen by a map: the k highest, those of them that lie apart, and what surrounds them."""
 
-from functools import reduce
-
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from lib import InputError, nearest
-from lib.metrics.ranking import descending
+from lib.attribution.gate import whole_number
+from lib.metrics.ranking import descending, map_batch, pixel_count
 
 REDUCTIONS = {
     "abs_sum": lambda maps: maps.abs().sum(1),
@@ -21,28 +20,48 @@ def pixel_map(maps: Tensor, reduce: str = "abs_sum") -> Tensor:
     """One number a pixel: (B, C, H, W) -> (B, H, W), the sum over channels of |a|, of a, or the largest |a|.
 
     "abs_sum" is what the code of Ghorbani et al. and Chen et al. ranks; which one the ResNet-50 table of LENS used is
-    not known. Raises InputError for another name.
+    not known. Raises InputError for another name, and as `map_batch`.
+
+    >>> pixel_map(torch.tensor([[[[1.0]], [[-3.0]]]]), "signed_sum")
+    tensor([[[-2.]]])
     """
     if reduce not in REDUCTIONS:
-        raise InputError(f"There is no reduction {reduce!r}: {nearest(reduce, REDUCTIONS)}.")
-    return REDUCTIONS[reduce](maps)
+        raise InputError(f"there is no reduction {reduce!r}; {nearest(reduce, REDUCTIONS)}")
+    return REDUCTIONS[reduce](map_batch(maps, axes="B, C, H, W"))
 
 
 def top_k(maps: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k highest pixels: (B, H, W) -> mask (B, H, W), and how many left out equal the lowest of them, (B,).
 
     Of equal values the smaller row-major index counts as higher; if the second is not 0, the set is partly arbitrary.
-    Raises InputError for NaN or infinite values, and unless 1 <= k <= H W.
+    Both are on the CPU. Raises InputError as `map_batch`, and unless 1 <= k <= H W.
     Differs from the released code, where an unstable sort breaks ties.
+
+    >>> top_k(torch.tensor([[[0.5, 0.1], [0.5, 0.7]]]), 2)
+    (tensor([[[ True, False],
+             [False,  True]]]), tensor([1]))
     """
-    maps = checked(maps, k)
+    maps = map_batch(maps).cpu()
+    k = pixel_count(k, maps)
     order = descending(maps.flatten(1))
     return mask_of(order[:, :k], maps.shape), left_out_of(maps, order, k)
 
 
 def dilate(mask: Tensor, radius: int) -> Tensor:
-    """N_w of a set: mask (B, H, W) -> the pixels within `radius` rows and columns of it, clipped to the image."""
-    return window(mask, radius, torch.logical_or)
+    """N_w of a set: mask (B, H, W) of truth values -> the pixels within `radius` rows and columns of it, clipped to
+    the image. Raises InputError for another mask, or a radius that is no whole number from 0 up.
+
+    >>> dilate(torch.tensor([[[True, False, False]]]), 1)
+    tensor([[[ True,  True, False]]])
+    """
+    radius = whole_number(radius, "radius", 0)
+    if not isinstance(mask, Tensor) or mask.ndim != 3 or mask.dtype != torch.bool:
+        given = f"{tuple(mask.shape)} {mask.dtype}" if isinstance(mask, Tensor) else f"a {type(mask).__name__}"
+        raise InputError(f"mask is {given}; give (B, H, W) of truth values, as `top_k` does")
+    found = mask.float()
+    for _ in range(2):  # along rows, then along columns: quicker than max_pool2d, which looks at the whole window
+        found = functional.max_pool1d(found, 2 * radius + 1, 1, radius).mT
+    return found > 0
 
 
 def diverse_top_k(
@@ -56,15 +75,23 @@ def diverse_top_k(
     found is dropped, the first pixel of the image is never taken, windows run on from the end of a row to the start of
     the next. candidates: only so many highest pixels are looked at (released: 600 for 28 x 28; 6000, 15000, 25000 for
     227 x 227 and w = 1, 2, 3); where they run out the released code raises IndexError.
-    Raises InputError as `top_k`.
+    Raises InputError as `top_k`, and for a radius or number of candidates that is no whole number.
+
+    >>> diverse_top_k(torch.tensor([[[5.0, 4.0, 3.0, 2.0]]]), 2, 1)
+    (tensor([[[ True, False,  True, False]]]), tensor([2]))
     """
-    maps = checked(maps, k)
+    maps, radius = map_batch(maps).cpu(), whole_number(radius, "radius", 0)
+    k, candidates = pixel_count(k, maps), candidates if candidates is None else whole_number(candidates, "candidates")
     picks = diverse(descending(maps.flatten(1))[:, :candidates], maps.shape, k, radius, released=released)
     return mask_of(picks, maps.shape), (picks >= 0).sum(1)
 
 
 def diverse(order: Tensor, shape: torch.Size, k: int, radius: int, *, released: bool = False) -> Tensor:
-    """The greedy picks (B, k) among pixels in this order (B, N), -1 where none was left; see `diverse_top_k`."""
+    """The greedy picks (B, k) among pixels in this order (B, N), -1 where none was left; see `diverse_top_k`.
+
+    >>> diverse(torch.tensor([[0, 1, 2, 3]]), torch.Size([1, 1, 4]), 3, 1)
+    tensor([[ 0,  2, -1]])
+    """
     width = shape[2]
     stride = width if released else width + radius  # a margin between rows, so that a window ends with its row
     picks = torch.full((len(order), k), -1)
@@ -97,35 +124,22 @@ def _greedy(cells: np.ndarray, size: int, count: int, radius: int, stride: int) 
 
 
 def mask_of(picks: Tensor, shape: torch.Size) -> Tensor:
-    """A mask (B, H, W) of row-major indices (B, k), those of -1 left out."""
+    """A mask (B, H, W) of row-major indices (B, k), those of -1 left out.
+
+    >>> mask_of(torch.tensor([[2, -1]]), torch.Size([1, 1, 3]))
+    tensor([[[False, False,  True]]])
+    """
     mask = torch.zeros(shape[0], shape[1] * shape[2] + 1, dtype=torch.bool)
     mask.scatter_(1, picks.where(picks >= 0, mask.shape[1] - 1), True)
     return mask[:, :-1].reshape(shape)
 
 
 def left_out_of(maps: Tensor, order: Tensor, k: int) -> Tensor:
-    """How many pixels of maps (B, H, W) equal the k-th in this order (B, HW) and come after it; (B,)."""
+    """How many pixels of maps (B, H, W) equal the k-th in this order (B, HW) and come after it; (B,).
+
+    >>> left_out_of(torch.tensor([[[3.0, 3.0, 1.0]]]), torch.tensor([[0, 1, 2]]), 1)
+    tensor([1])
+    """
     rows = maps.flatten(1)
     lowest = rows.gather(1, order[:, k - 1 : k])
     return (rows == lowest).sum(1) - (rows.gather(1, order[:, :k]) == lowest).sum(1)
-
-
-def window(images: Tensor, radius: int, combine) -> Tensor:
-    """Each pixel combined with those within `radius` rows and columns of it; zeros lie outside (B, H, W)."""
-    for _ in range(2):  # over one side of the window, then over the other
-        images = images.transpose(1, 2)
-        padded = functional.pad(images, (0, 0, radius, radius))
-        images = reduce(combine, (padded[:, s : s + images.shape[1]] for s in range(2 * radius + 1)))
-    return images
-
-
-def checked(maps: Tensor, k: int) -> Tensor:
-    """The maps (B, H, W) on the CPU, or InputError unless they are finite and have k pixels."""
-    if maps.ndim != 3 or not len(maps):
-        raise InputError(f"the maps have shape {tuple(maps.shape)}; give (B, H, W), see pixel_map")
-    if not 1 <= k <= maps.shape[1:].numel():
-        raise InputError(f"k is {k}; give a number of pixels from 1 to {maps.shape[1:].numel()}")
-    bad = (~maps.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
-    if bad:
-        raise InputError(f"the maps are NaN or infinite in rows {bad[:8]}; give finite ones")
-    return maps.detach().cpu()

@@ -2,13 +2,16 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from lib import InputError
-from lib.attribution.forward import default_budget
-from lib.metrics.diffid import RATIOS, channel_statistics, logit_and_hit
-from lib.metrics.insertion import pixel_order
+from lib import InputError, nearest
+from lib.attribution.forward import scalar
+from lib.attribution.gate import gate, image_ids, whole_number
+from lib.metrics.diffid import RATIOS, channel_statistics, shares
+from lib.metrics.insertion import answers
+from lib.metrics.ranking import map_batch
 from lib.seeds import image_generator
 
 FILLS = ("zero", "random", "mean")
@@ -21,12 +24,12 @@ def sensitivity_n(
     ranking: Tensor,
     target: Tensor,
     *,
-    images: list[str],
+    images: Sequence[str],
     draws: int | Sequence[int] = 100,
-    fractions: tuple = RATIOS,
+    fractions: Sequence[float] = RATIOS,
     fill: str = "zero",
-    mean: tuple | None = None,
-    std: tuple | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     seed: int = 0,
     batch: int | None = None,
 ) -> Tensor:
@@ -44,61 +47,92 @@ def sensitivity_n(
     All channels of a masked pixel take the fill, in z = (x - mean) / std: "zero": 0, the mean colour (black
     without statistics); "random": a number in [0, 1) for each channel; "mean": the mean of z over the pixels
     that are left, of all channels (0 if none is left).
-    Raises InputError for fewer than 3 draws (of 2, any correlation is 1 or -1), an unknown fill, fractions
-    outside (0, 1), a wrong number of ids, statistics that do not fit the channels, logits that are not finite,
-    and as `pixel_order` does.
+    Raises InputError as `lib.attribution.gate.gate` and `map_batch`, for fewer than 3 draws (of 2, any correlation is 1
+    or -1), an unknown fill, fractions outside (0, 1), a wrong number of ids, statistics that do not fit the channels,
+    and logits that are not finite.
     Differs from the released code: it takes 10 draws (AR:evaluator.py:236), which leave r a standard error of
     1/3 where it is 0, against 1/10 for the 100 here; its "mean" divides the image by the number of masked
     pixels of the whole batch (AR:evaluator.py:247).
+
+    >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 3)).eval()
+    >>> x, maps = torch.rand(2, 3, 4, 4), torch.randn(2, 5, 4, 4)
+    >>> sensitivity_n(network, x, maps, [0, 2], images=["a", "b"], draws=10).shape
+    torch.Size([2, 5, 9])
     """
-    pixel_order(x, ranking, target)  # for what it refuses
-    counts = torch.tensor([draws] * ranking.shape[1] if isinstance(draws, int) else draws)  # (M,)
-    _refuse(ranking, images, counts, fractions, fill)
+    if fill not in FILLS:
+        raise InputError(f"fill {fill!r} is unknown; {nearest(fill, FILLS)}")
+    fractions = shares(fractions, "fractions")
+    model, x, target = gate(model, x, target)
+    ranking, images = map_batch(ranking, "ranking", of=x), image_ids(images, x)
+    counts = _draws(draws, ranking.shape[1])
     most = int(counts.max())
     mean, std = channel_statistics(mean, std, x)
-    batch, target = batch or default_budget(x), target.to(x.device)
-    work = torch.arange(len(fractions)).repeat_interleave(most)
-    result = []
-    for image, maps, y, name in zip(x, ranking, target[:, None], images, strict=True):
-        z, scores = (image - mean) / std, maps.to(x.device).double().flatten(1)
+    work = torch.arange(len(fractions) * most)
+
+    def of_image(image: Tensor, maps: Tensor, y: Tensor, name: str) -> Tensor:
+        z, scores = (image - mean) / std, maps.double().flatten(1)
         hidden, noise = (
-            [image_generator(seed, name, f"sensitivity/{q}{use}") for q in fractions] for use in ("", "/fill")
+            [Uniform(image_generator(seed, name, f"sensitivity/{q}{use}"), shape) for q in fractions]
+            for use, shape in (("", z.shape[1:]), ("/fill", z.shape))
         )
-        sums, logits = [], []
-        for part in work.split(batch):
-            # One draw at a time: a draw must not depend on how many are made together.
-            masks = [torch.rand(z.shape[1:], generator=hidden[k]) < fractions[k] for k in part.tolist()]
-            masked = torch.stack(masks).to(x.device)  # (N, H, W)
-            filling = _filling(fill, z, masked, [noise[k] for k in part.tolist()]) * std + mean
-            answers = logit_and_hit(model, torch.where(masked[:, None], filling.to(x), image), y.expand(len(part)))
-            logits.append(answers[:, 0])
-            sums.append((masked.flatten(1).double() @ scores.T).cpu())
-        change = logit_and_hit(model, image[None], y)[:, 0] - torch.cat(logits)
-        total, change = torch.cat(sums).view(-1, most, len(maps)), change.view(-1, most, 1)
+
+        def answer(points: Tensor) -> Tensor:
+            return scalar(model(points), y.expand(len(points)), "logit")[:, None]
+
+        def masked(part: Tensor) -> Tensor:
+            numbers = [divmod(number, most) for number in part.tolist()]
+            hide = torch.stack([hidden[k][draw] < fractions[k] for k, draw in numbers]).to(x.device)  # (N, H, W)
+            noisy = torch.stack([noise[k][draw] for k, draw in numbers]).to(z) if fill == "random" else None
+            filling = _filling(noisy, z, hide, fill) * std + mean
+            points = torch.where(hide[:, None], filling.to(x), image)
+            return torch.cat([answer(points).double(), hide.flatten(1).double() @ scores.T], 1)
+
+        found = answers(masked, model, x, work, batch=batch).view(len(fractions), most, -1)
+        change, total = answers(answer, model, x, image[None], batch=batch) - found[..., :1], found[..., 1:]
         r = total.new_empty(len(maps), len(fractions))
         for count in counts.unique():
             r[counts == count] = _pearson(total[:, :count, counts == count], change[:, :count]).T
-        result.append(r)
-    return torch.stack(result)
+        return r
+
+    return torch.stack([of_image(*each) for each in zip(x, ranking, target[:, None], images, strict=True)])
 
 
-def _refuse(ranking: Tensor, images: list[str], counts: Tensor, fractions: tuple, fill: str) -> None:
-    if len(images) != len(ranking):
-        raise InputError(f"images names {len(images)} ids; give one for each of the {len(ranking)} images")
-    if len(counts) != ranking.shape[1]:
-        raise InputError(f"draws has {len(counts)} numbers; give one, or one for each of {ranking.shape[1]} maps")
-    if counts.min() < 3:
-        raise InputError(f"draws is {int(counts.min())}; give 3 or more (100 here, 10 in the released code)")
-    if not fractions or not all(0 < q < 1 for q in fractions):
-        raise InputError(f"fractions are {tuple(fractions)}; give one or more between 0 and 1, such as {RATIOS}")
-    if fill not in FILLS:
-        raise InputError(f"fill {fill!r} is unknown; choose one of {', '.join(FILLS)}")
+class Uniform:
+    """A generator's draws of numbers in [0, 1), each again whenever it is asked for, the first time in order.
+
+    What a row is masked by must not depend on how many rows are masked together, nor on a part of them that did not fit
+    into memory and is run again; the generator's state before each draw says both.
+
+    >>> draws = Uniform(torch.Generator().manual_seed(0), (2,))
+    >>> first, second = draws[0], draws[1]
+    >>> torch.equal(draws[0], first), torch.equal(draws[1], second), torch.equal(first, second)
+    (True, True, False)
+    """
+
+    def __init__(self, generator: torch.Generator, shape: Sequence[int]):
+        self.generator, self.shape, self.states = generator, shape, [generator.get_state()]
+
+    def __getitem__(self, number: int) -> Tensor:
+        self.generator.set_state(self.states[number])
+        drawn = torch.rand(self.shape, generator=self.generator)
+        if number + 1 == len(self.states):
+            self.states.append(self.generator.get_state())
+        return drawn
 
 
-def _filling(fill: str, z: Tensor, masked: Tensor, noise: list[torch.Generator]) -> Tensor:
+def _draws(given: int | Sequence[int], maps: int) -> Tensor:
+    """How many draws each map gets, (M,)."""
+    each = np.asarray(given).tolist()
+    counts = [whole_number(count, "draws", 3) for count in (each if isinstance(each, list) else [each] * maps)]
+    if len(counts) != maps:
+        raise InputError(f"draws has {len(counts)} numbers; give one, or one for each of {maps} maps")
+    return torch.tensor(counts)
+
+
+def _filling(noise: Tensor | None, z: Tensor, masked: Tensor, fill: str) -> Tensor:
     """What masked pixels become, in normalised space: z (C, H, W), masked (N, H, W) -> a shape like (N, C, H, W)."""
-    if fill == "random":
-        return torch.stack([torch.rand(z.shape, generator=generator) for generator in noise]).to(z)
+    if noise is not None:
+        return noise
     if fill == "zero":
         return z.new_zeros(1, 1, 1, 1)
     left = (~masked).flatten(1).double()

@@ -1,28 +1,40 @@
-"""A network written out so that hooks see all of it: every operation a module of its own, used once."""
+"""A network written out so that hooks see all of it: every rectifier and pooling a module of its own, used once."""
 
+import operator
 from copy import deepcopy
-from operator import add, iadd
 
 import torch
-from captum.attr._utils.custom_modules import Addition_Module
 from timm.layers import Conv2dSame
 from torch import Tensor, fx, nn
 
 from lib import InputError
-from lib.models.layers import Normalize
+from lib.models.layers import Normalize, require_eval
 
 LINEAR = (nn.Conv2d, Conv2dSame, nn.Linear, nn.BatchNorm2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, Normalize)
 RECTIFIERS = (nn.ReLU, nn.ReLU6)
 KNOWN = (*LINEAR, *RECTIFIERS, nn.MaxPool2d)
 NEUTRAL = (nn.Identity, nn.Dropout)  # in eval mode
+SUMS = {operator.add, operator.iadd, torch.add, "add", operator.sub, operator.isub, torch.sub, "sub"}
+PRODUCTS = {operator.mul, operator.imul, torch.mul, "mul"}
+QUOTIENTS = {operator.truediv, operator.itruediv, torch.div, "div"}
+VIEWS = {torch.flatten, "flatten"}
+OUT_OF_PLACE = {
+    operator.iadd: operator.add,
+    operator.isub: operator.sub,
+    operator.imul: operator.mul,
+    operator.itruediv: operator.truediv,
+}
+ALLOWED = (
+    "DeepLIFT and LRP are defined here for networks of convolutions, linear layers, batch norms, ReLU or ReLU6, "
+    "poolings and additions only: give such a network, or leave these methods out."
+)
 
 
 class Clipped(nn.Module):
-    """min(max(x, 0), 6) as 6 - relu(6 - relu(x)), from the rectifiers that Captum's methods know.
+    """min(max(x, 0), 6) as 6 - relu(6 - relu(x)), from the rectifiers that Captum's DeepLIFT knows.
 
-    Both of their rules pass a chain of elementwise steps as they would pass the whole: DeepLIFT multiplies the ratios
-    of differences along it, LRP hands relevance through. A ReLU6 itself would be left as it is by DeepLIFT, silently,
-    and refused by LRP.
+    DeepLIFT multiplies the ratios of differences along a chain of elementwise steps, and so passes it as it would pass
+    the whole. A ReLU6 itself would be left as it is, silently.
     """
 
     def __init__(self):
@@ -38,64 +50,119 @@ class _Tracer(fx.Tracer):
         return isinstance(module, KNOWN) or super().is_leaf_module(module, path)
 
 
-def modular(model: nn.Module) -> nn.Module:
-    """A copy of a network of convolutions, rectifiers, poolings and additions, the same function, ready for hooks.
+def modular(model: nn.Module, probe: Tensor | None = None) -> fx.GraphModule:
+    """A frozen copy of a network of convolutions, rectifiers, poolings and additions: the same function, as a graph.
 
-    Captum's DeepLIFT and LRP work on the modules of a network. Whatever is not a module, or is one that runs twice,
-    they miss or mistake: LRP passes relevance through a functional addition to both sides in full, DeepLIFT refuses a
-    shared ReLU. Here additions become modules, a module that runs again gets its own copy, ReLU6 becomes `Clipped`,
-    and nothing is done in place.
-    Raises InputError for a network with any other operation, such as SiLU, an attention or a functional pooling.
+    A module that runs again gets its own copy, ReLU6 becomes `Clipped`, and nothing is done in place, because methods
+    that change how modules pass back what they are given miss or mistake all else: Captum's DeepLIFT refuses a shared
+    ReLU. Sums, with or without `alpha`, and products with constants stay functions.
+    probe (B, C, H, W): images on which the copy must answer as the network does.
+    Raises InputError for a network with any other operation, such as SiLU, an attention or a functional pooling, for a
+    forward method that branches on values, and where the copy answers differently, naming the operation.
+
+    >>> written = modular(nn.Sequential(nn.Linear(2, 2), nn.ReLU(inplace=True)).eval(), torch.ones(1, 2))
+    >>> [node.op for node in written.graph.nodes], written.get_submodule("own__1")
+    (['placeholder', 'call_module', 'call_module', 'output'], ReLU())
     """
-    model = deepcopy(model).eval()
-    graph = _Tracer().trace(model)
-    written = fx.GraphModule(model, graph)
-    seen = set()
+    if not isinstance(model, nn.Module):
+        raise InputError(f"The network is a {type(model).__name__}, not an nn.Module; {ALLOWED}")
+    require_eval(model)
+    copy = deepcopy(model).requires_grad_(False)
+    try:
+        graph = _Tracer().trace(copy)
+    except Exception as error:  # whatever the forward method does with a stand-in for its input
+        raise InputError(
+            f"The network's forward method cannot be read ({type(error).__name__}: {error}); {ALLOWED}"
+        ) from error
+    written = fx.GraphModule(copy, graph)
+    seen, constants = set(), set()
     for node in list(graph.nodes):
         if node.op == "call_module":
-            _one_module(written, graph, node, seen)
-        elif node.op == "call_function" and node.target in (add, iadd, torch.add):
-            path = f"addition_{node.name}"
-            written.add_submodule(path, Addition_Module())
-            _replace(graph, node, path)
-        elif node.op in ("call_function", "call_method") and node.target not in (torch.flatten, "flatten"):
-            name = node.target if isinstance(node.target, str) else node.target.__name__
-            raise InputError(f"The network calls {name}, which is not a module; {_ALLOWED}")
+            _one_module(written, node, seen)
+        elif node.op in ("call_function", "call_method"):
+            _one_function(node, constants)
+        elif node.op == "get_attr":
+            constants.add(node)
     written.delete_all_unused_submodules()
     graph.lint()
     written.recompile()
-    return written.eval().requires_grad_(False)
+    written.eval()
+    if probe is not None:
+        _compare(model, written, probe)
+    return written
 
 
-_ALLOWED = (
-    "DeepLIFT and LRP are defined here for networks of convolutions, linear layers, batch norms, ReLU or ReLU6, "
-    "poolings and additions only: give such a network, or leave these methods out."
-)
-
-
-def _one_module(written: fx.GraphModule, graph: fx.Graph, node: fx.Node, seen: set) -> None:
-    module = written.get_submodule(node.target)
+def _one_module(written: fx.GraphModule, node: fx.Node, seen: set) -> None:
+    path, module = str(node.target), written.get_submodule(node.target)
     if isinstance(module, NEUTRAL):
         node.replace_all_uses_with(node.args[0])
-        graph.erase_node(node)
+        written.graph.erase_node(node)
     elif isinstance(module, nn.Flatten):
-        with graph.inserting_after(node):
-            flat = graph.call_function(torch.flatten, (node.args[0], module.start_dim, module.end_dim))
+        with written.graph.inserting_after(node):
+            flat = written.graph.call_function(torch.flatten, (node.args[0], module.start_dim, module.end_dim))
         node.replace_all_uses_with(flat)
-        graph.erase_node(node)
+        written.graph.erase_node(node)
     elif type(module) not in KNOWN:
-        raise InputError(f"The network has a {type(module).__name__}; {_ALLOWED}")
-    elif isinstance(module, RECTIFIERS) or node.target in seen:
-        path = f"own_{node.name}"
+        raise InputError(f"The network has a {type(module).__name__} ({path}); {ALLOWED}")
+    elif isinstance(module, RECTIFIERS) or path in seen:
         own = Clipped() if type(module) is nn.ReLU6 else nn.ReLU() if type(module) is nn.ReLU else deepcopy(module)
-        written.add_submodule(path, own)
-        _replace(graph, node, path)
-    seen.add(node.target)
+        node.target = f"own_{node.name}"
+        written.add_submodule(node.target, own)
+    seen.add(path)
 
 
-def _replace(graph: fx.Graph, node: fx.Node, path: str) -> None:
-    """The same inputs through the module at `path` instead."""
-    with graph.inserting_after(node):
-        new = graph.call_module(path, tuple(arg for arg in node.args if isinstance(arg, fx.Node)))
-    node.replace_all_uses_with(new)
-    graph.erase_node(node)
+def _one_function(node: fx.Node, constants: set) -> None:
+    """Keep a function that is linear in what depends on the image, out of place; refuse any other."""
+    what = node.target.removesuffix("_") if isinstance(node.target, str) else node.target
+    given: list[fx.Node] = []  # as often as they go in: x * x is no product with a constant
+    fx.node.map_arg((node.args, node.kwargs), given.append)
+    varying = [each for each in given if each not in constants]
+    linear = what in VIEWS or (what in SUMS and not node.kwargs.keys() - {"input", "other", "alpha"})
+    if what in PRODUCTS | QUOTIENTS and not node.kwargs.keys() - {"input", "other"}:
+        above = node.args[0] if node.args else node.kwargs["input"]
+        linear = len(varying) < 2 and (what in PRODUCTS or not varying or varying[0] is above)
+    if not linear:
+        name = what if isinstance(what, str) else what.__name__
+        raise InputError(f"The network calls {name} ({node.name}), which is not a module; {ALLOWED}")
+    node.target = OUT_OF_PLACE.get(what, what)
+    if not varying:
+        constants.add(node)
+
+
+@torch.no_grad()
+def _compare(model: nn.Module, written: fx.GraphModule, probe: Tensor) -> None:
+    """Refuse a copy that answers differently: hooks of a container, or changes in place that others see, are lost."""
+    answers = [network(probe.clone()) for network in (model, written)]
+    if not all(isinstance(answer, Tensor) for answer in answers):
+        raise InputError(f"The network answers with a {type(answers[0]).__name__}, not with a tensor of logits.")
+    if not answers[0].isfinite().all():
+        raise InputError("The network's answers are not finite; check its weights for NaN.")
+    if _close(*answers):
+        return
+    first: dict[str, Tensor] = {}  # what each module of the network says when it first runs
+
+    def note(path: str, output: Tensor) -> None:
+        if isinstance(output, Tensor):
+            first.setdefault(path, output.clone())
+
+    hooks = [
+        layer.register_forward_hook(lambda layer, args, output, path=path: note(path, output))
+        for path, layer in model.named_modules()
+    ]
+    model(probe.clone())
+    for hook in hooks:
+        hook.remove()
+    interpreter = fx.Interpreter(written, garbage_collect_values=False)
+    interpreter.run(probe.clone())
+    paths = {node: str(node.target) for node in written.graph.nodes if node.op == "call_module"}
+    wrong = (
+        node.name for node, path in paths.items() if path in first and not _close(first[path], interpreter.env[node])
+    )
+    raise InputError(
+        f"Written out as a graph, the network answers differently, from {next(wrong, 'its output')} on: a hook, or a "
+        f"change in place, is lost; {ALLOWED}"
+    )
+
+
+def _close(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and bool((one - other).abs().max() <= 1e-4 * one.abs().max())

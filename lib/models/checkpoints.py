@@ -1,66 +1,130 @@
-"""A PGD-trained ResNet-50 from a checkpoint of the `robustness` package (MadryLab)."""
+"""Weight files: the named tensors in a file, whatever a training script wrapped around them, and into a network."""
 
 import re
+import zipfile
 from pathlib import Path
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from lib import InputError
-from lib.models.fold import prepare
-from lib.models.layers import IMAGENET, Normalize
-from lib.models.zoo import Network, best_device
 
-NAMES = ("resnet50_pgd.pt", "imagenet_linf_4.pt", "imagenet_linf_8.pt", "resnet50_linf_eps4.0.ckpt")
-WRAPPED = re.compile(r"^(module\.)?(model\.)?")
+ENTRIES = (
+    "state_dict",
+    "model",
+    "model_state_dict",
+    "state_dict_ema",
+)  # where training scripts put a network's tensors
+WRAPPERS = {"module", "_orig_mod"}  # names that DataParallel and torch.compile put before those of a network
+SHOWN = 3
 
 
-def robust_resnet50(weights: str) -> Network:
-    """The network in a checkpoint file, or in a folder that holds it under one of NAMES, prepared for attribution.
+def load_weights(model: nn.Module, file: Path) -> nn.Module:
+    """Fill `model` with the tensors of a weight file, every name and shape accounted for; returns the model.
 
-    A checkpoint is a mapping whose entry "model" holds the network twice, as `module.model.*` and `module.attacker.*`,
-    and the statistics of its normalisation, `module.normalizer.*`. Only the first is read; the normalisation is this
-    project's own, and must agree with the stored one. Batch norms are folded.
-    Raises InputError where there is no such file, where it cannot be read without running code that it contains, or
-    holds another network.
+    Raises InputError as `read_weights` and `fill`.
     """
-    file = _file(weights)
-    try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises half a dozen unrelated types
+    return fill(model, read_weights(file), file)
+
+
+def read_weights(file: Path) -> dict[str, Tensor]:
+    """The named tensors in a file of torch.save, on the CPU, in the file's order.
+
+    A checkpoint of a training script holds them below one of ENTRIES, first come, first served. Networks are saved from
+    inside wrappers, as a whole ("module.conv1.weight") or in part ("features.module.0.weight"): each segment of a name
+    that is one of WRAPPERS is dropped. No code in the file is run.
+    Raises InputError, saying what is in the file, where that is not a state dict: a pickled module, a file of Git LFS,
+    a web page, a damaged file, other data.
+    """
+    content = _content(file)
+    found = content
+    while isinstance(found, dict) and (
+        entry := next((each for each in ENTRIES if isinstance(found.get(each), dict)), None)
+    ):
+        found = found[entry]
+    if not isinstance(found, dict) or not found:
+        what = "an empty mapping" if isinstance(found, dict) else f"a {type(found).__name__}"
+        raise InputError(f"{file} holds {what}, not a state dict: give a file of torch.save(model.state_dict(), file).")
+    others = [str(name) for name, value in found.items() if not (isinstance(name, str) and isinstance(value, Tensor))]
+    if others:
         raise InputError(
-            f"{file} cannot be read safely ({type(error).__name__}): load it once where you trust it, and save "
-            "{'model': its state dict} with torch.save."
-        ) from error
-    state = content.get("model", content) if isinstance(content, dict) else content
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise InputError(f"{file} has no state dict under 'model': give a checkpoint of the robustness package.")
-    _check_normalisation(state, file)
-    own = {WRAPPED.sub("", key): state[key] for key in state if "attacker." not in key and "normalizer." not in key}
-    bare = torchvision.models.resnet50(weights=None)
+            f"{file} is not a state dict, because {_some(others)} in it is no tensor: save the named tensors "
+            f"alone, or below one of {', '.join(ENTRIES)}."
+        )
+    return {".".join(part for part in name.split(".") if part not in WRAPPERS): found[name] for name in found}
+
+
+def fill(model: nn.Module, state: dict[str, Tensor], file: Path) -> nn.Module:
+    """Load named tensors, read from `file`, into `model`; returns it.
+
+    Counters of batch norms (num_batches_tracked), which older files lack, may be missing.
+    Raises InputError naming the first names and shapes that differ.
+    """
+    own = model.state_dict()
+    differences = []
+    for name in dict.fromkeys([*own, *state]):
+        has, wants = (tuple(of[name].shape) if name in of else None for of in (state, own))
+        if has != wants and not (has is None and name.endswith("num_batches_tracked")):
+            has, wants = ("nothing" if shape is None else str(shape) for shape in (has, wants))
+            differences.append(f"it has {has} for {name} where the network has {wants}")
+    if differences:
+        raise InputError(f"{file} does not fit the network: {_some(differences)}: give the right file.")
+    model.load_state_dict(state)
+    return model
+
+
+def _content(file: Path) -> object:
     try:
-        bare.load_state_dict(own)
-    except RuntimeError as error:
-        reason = error.args[0].splitlines()[1].strip()
-        raise InputError(f"{file} is not a ResNet-50 ({reason}): give the right file.") from error
-    model = prepare(nn.Sequential(Normalize(*IMAGENET), bare).eval()).to(best_device())
-    return Network("resnet50_pgd", model, 224, 256, "bilinear", *IMAGENET, "residual")
+        with open(file, "rb") as opened:
+            start = opened.read(64)
+    except OSError as error:
+        raise InputError(f"{file} cannot be read ({error.strerror}): give a weight file that is yours.") from error
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises half a dozen unrelated types
+        raise InputError(f"{file} {_instead_of_weights(file, start, error)}.") from error
 
 
-def _file(weights: str) -> Path:
-    given = Path(weights).expanduser()
-    for candidate in (given, *(given / name for name in NAMES)):
-        if weights and candidate.is_file():
-            return candidate
-    raise InputError(
-        f"{weights or 'WEIGHTS, which is empty,'} holds no PGD-trained ResNet-50: give WEIGHTS=<folder>, which "
-        f"holds one of {', '.join(NAMES)}, or leave resnet50_pgd out."
-    )
+def _instead_of_weights(file: Path, start: bytes, error: Exception) -> str:
+    """What is wrong with a file that torch.load refuses, and what to do about it."""
+    if not start:
+        return "is empty: download it again"
+    if start.startswith(b"version https://git-lfs"):
+        return "is a pointer of Git LFS, not the weights themselves: type `git lfs pull` in its folder"
+    if start.lstrip().startswith(b"<"):
+        return "is a web page, not weights: its download was refused; download it again"
+    if start[8:9] == b"{":
+        return (
+            'is not a file of torch.save but one of safetensors: type `python -c "import torch, '
+            "safetensors.torch as s; "
+            f"torch.save(s.load_file('{file}'), 'weights.pth')\"` and give weights.pth"
+        )
+    archive = zipfile.ZipFile(file).namelist() if zipfile.is_zipfile(file) else []
+    if not start.startswith((b"PK", b"\x80")) or (archive and not any(name.endswith("data.pkl") for name in archive)):
+        return "is not a file of torch.save: give the weights as torch.save(model.state_dict(), file) writes them"
+    if "TorchScript" in str(error):
+        return (
+            'is a TorchScript program, not weights: where you trust it, type `python -c "import torch; '
+            f"torch.save(torch.jit.load('{file}').state_dict(), 'weights.pth')\"` and give weights.pth"
+        )
+    if held := _classes(file, error):
+        return (
+            f"holds Python objects beside tensors ({_some(held)}), and to read them would run code: "
+            "where you trust it, type `python -c \"import torch; held = torch.load('"
+            f"{file}', weights_only=False); torch.save(held.state_dict(), 'weights.pth')\"` (held['state_dict'] where "
+            "it is a dictionary) and give weights.pth"
+        )
+    return f"is damaged, or was not written by torch.save ({type(error).__name__}): give an intact file"
 
 
-def _check_normalisation(state: dict, file: Path) -> None:
-    for end, expected in zip(("new_mean", "new_std"), IMAGENET, strict=True):
-        for key in (key for key in state if key.endswith(f"normalizer.{end}")):
-            if not torch.allclose(state[key].flatten().double(), torch.tensor(expected).double(), atol=1e-3):
-                raise InputError(f"{file} normalises by {state[key].flatten().tolist()}, not by ImageNet's {expected}.")
+def _classes(file: Path, error: Exception) -> list[str]:
+    """The classes and functions that a pickle names and torch.load does not take, by their full names."""
+    try:
+        return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(file))
+    except Exception:  # of the format before PyTorch 1.6, or damaged
+        return re.findall(r"GLOBAL (\S+) was not an allowed global", str(error))
+
+
+def _some(items: list[str]) -> str:
+    more = len(items) - SHOWN
+    return "; ".join(items[:SHOWN]) + (f"; and {more} more" if more > 0 else "")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lib import InputError
 from lib.models.degrees import broken, degree
-from lib.models.layers import Normalize
+from lib.models.layers import Normalize, require_eval
 
 SCALES = (1e-2, 0.1, 0.5, 2.0, 10.0, 1e3)
 NORMS = {nn.BatchNorm1d: 0, nn.BatchNorm2d: 2, nn.BatchNorm3d: 3}  # and their dimensions behind the channels
@@ -51,10 +51,9 @@ def homogeneity_of(model: nn.Module, x: Tensor, *, scales: Sequence[float] = SCA
     x (B, C, H, W): where it is tried. Neither half is enough: the values of a ReLU6 that is never reached, or of a
     batch norm that has not been trained, are those of a homogeneous network; and a forward method may add a constant
     in a way its layers do not show. The model must be in eval mode.
-    Raises InputError for a model in training mode, whose dropout and batch norms are not functions of x alone.
+    Raises InputError for a model with a layer in training mode; see `require_eval`.
     """
-    if model.training:
-        raise InputError("the network is in training mode; call model.eval() first")
+    require_eval(model)
     reasons = broken(model)
     order = None if reasons else degree(model)
     k, zero, plain = order or 1, origin(model), model(x)
@@ -63,8 +62,9 @@ def homogeneity_of(model: nn.Module, x: Tensor, *, scales: Sequence[float] = SCA
 
 
 def require_homogeneity(model: nn.Module, x: Tensor, *, tolerance: float = 1e-4) -> Homogeneity:
-    """`check`, for code that relies on it; raises InputError naming the layer, or the deviation, that speaks
-    against.
+    """`homogeneity_of`, for code that relies on it.
+
+    Raises InputError naming the layer, or the deviation, that speaks against.
     """
     found = homogeneity_of(model, x)
     if found.reasons:

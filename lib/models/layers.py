@@ -26,14 +26,28 @@ def require_eval(model: Callable) -> None:
     """Raise InputError, naming the first part of the network that is in training mode.
 
     Dropout and batch norms in training mode are not functions of the image alone, and the norms' running statistics
-    move with every pass. Each submodule is looked at: one that was switched after `model.eval()` counts too. A callable
-    that is no nn.Module has no modes and passes.
+    move with every pass. Each submodule is looked at: one that was switched after `model.eval()` counts too, and so
+    does a batch norm without running statistics, which goes by the batch in either mode. What has no modes passes: a
+    callable that is no nn.Module, and a module of no parts and weights whose forward method does not read `training`.
 
     >>> require_eval(nn.Sequential(nn.Linear(2, 2), nn.Dropout()).eval())
     """
     if not isinstance(model, nn.Module):
         return
     for path, layer in model.named_modules():
-        if layer.training:
-            where = f"its layer {path} ({type(layer).__name__})" if path else "the network"
+        where = f"its layer {path} ({type(layer).__name__})" if path else "the network"
+        if in_training(layer):
             raise InputError(f"{where} is in training mode; call model.eval() first")
+        if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d) and layer.running_mean is None:
+            raise InputError(f"{where} has no running statistics; give one trained with track_running_stats=True")
+
+
+def in_training(layer: nn.Module) -> bool:
+    """Whether a module is in training mode, and is more than a function written as a module.
+
+    >>> in_training(nn.Dropout()), in_training(nn.Linear(1, 1)), in_training(nn.ReLU())
+    (True, True, False)
+    """
+    if not layer.training or [*layer.children(), *layer.parameters(), *layer.buffers()]:
+        return layer.training
+    return "training" in getattr(getattr(type(layer).forward, "__code__", None), "co_names", ("training",))

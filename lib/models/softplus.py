@@ -19,14 +19,20 @@ def softplus_twin(model: nn.Module) -> nn.Module:
     attacks such a network.
     Raises InputError where no module is a ReLU, LeakyReLU or ReLU6: activations that a forward method calls as
     functions cannot be replaced from outside.
+
+    >>> softplus_twin(nn.Sequential(nn.ReLU()))(torch.zeros(1))  # log 2
+    tensor([0.6931])
     """
+    if not isinstance(model, nn.Module):
+        raise InputError(f"the network is a {type(model).__name__} without modules to smooth; give a smooth surrogate=")
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     twin = deepcopy(model, shared)
     found = False
     for path, layer in list(twin.named_modules(remove_duplicate=False)):
         if type(layer) in (nn.ReLU, nn.ReLU6, nn.LeakyReLU):
             slope = layer.negative_slope if type(layer) is nn.LeakyReLU else 0.0
-            twin.set_submodule(path, _Soft(6.0 if type(layer) is nn.ReLU6 else math.inf, slope))
+            soft = _Soft(6.0 if type(layer) is nn.ReLU6 else math.inf, slope).train(layer.training)
+            twin.set_submodule(path, soft)
             found = True
     if not found:
         raise InputError(

@@ -4,16 +4,17 @@ from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
-import torch
 from torch import nn
 from torchvision import models
 
 from lib import InputError, nearest
+from lib.models.checkpoints import load_weights
 from lib.models.fixup import FixupResNet50
 from lib.models.fold import prepare
 from lib.models.homogeneity import remove_biases
 from lib.models.layers import IMAGENET, Normalize
 from lib.models.zoo import Network, best_device, load_network
+from lib.store.digest import digest
 
 PUBLISHED = "https://download.visinf.tu-darmstadt.de/data/2021-neurips-fast-axiomatic-attribution/models"
 TWINS = {"alexnet": "xalexnet", "vgg16": "xvgg16", "fixup_resnet50": "xfixup_resnet50"}  # of ImageNet
@@ -53,38 +54,20 @@ def published_network(name: str, weights: str) -> Network:
             f"The weights of '{name}' are not there: put {name}_model_best.pth.tar from {PUBLISHED} into a folder "
             "and give it as WEIGHTS=<folder>."
         )
-    model = bare_network(name)
-    load_checkpoint(model, file)
+    model = load_weights(bare_network(name), file)
     model = prepare(nn.Sequential(Normalize(*IMAGENET), model)).to(best_device())
     return Network(name, model, 224, 256, "bilinear", *IMAGENET, "x-dnn")
 
 
-def load_checkpoint(model: nn.Module, file: Path) -> None:
-    """Fill `model` with a published checkpoint, every key and shape accounted for.
+def network(name: str, weights: str) -> Network:
+    """`published_network` for the networks of this study, `load_network` for all others.
 
-    The files hold {"epoch", "arch", "state_dict", "best_acc1", "optimizer"}. They were saved from networks that were
-    wrapped for several GPUs as a whole or in part, so every segment "module" of a key is dropped.
-    Differs from the released code, which strips a leading "module." only and would refuse "features.module.0.weight".
+    Kept for the next unit as long as its weight files are the same.
     """
-    try:
-        held = torch.load(file, map_location="cpu", weights_only=True)
-        state = held["state_dict"]
-    except Exception as error:  # torch.load raises half a dozen unrelated types
-        raise InputError(
-            f"{file} cannot be read as a checkpoint ({type(error).__name__}): give an intact one."
-        ) from error
-    state = {".".join(part for part in key.split(".") if part != "module"): tensor for key, tensor in state.items()}
-    own = model.state_dict()
-    for key in [*own, *state]:
-        shapes = [tuple(tensors[key].shape) if key in tensors else None for tensors in (state, own)]
-        if shapes[0] != shapes[1]:
-            has, wants = ("nothing" if shape is None else str(shape) for shape in shapes)
-            raise InputError(f"{file} does not fit: it has {has} for {key} where the network has {wants}.")
-    model.load_state_dict(state)
+    return _network(name, weights, digest(weights))
 
 
 @lru_cache(maxsize=1)
-def network(name: str, weights: str) -> Network:
-    """`published_network` for the networks of this study, `load_network` for all others; kept for the next unit."""
+def _network(name: str, weights: str, content: str) -> Network:
     studied = name in TWINS or name in TWINS.values()
     return published_network(name, weights) if studied else load_network(name, weights=weights or None)

@@ -2,7 +2,6 @@
 
 import re
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 
 import timm
@@ -12,7 +11,9 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as transforms
 
-from lib import InputError
+from lib import InputError, nearest
+from lib.data.imagenet import rgb
+from lib.models.checkpoints import fill, read_weights
 from lib.models.fold import prepare
 from lib.models.layers import IMAGENET, Normalize
 from lib.store.files import package_folder
@@ -22,6 +23,7 @@ HALF = (0.5,) * 3, (0.5,) * 3
 PYTORCH = "https://download.pytorch.org/models"
 CADENE = "https://github.com/rwightman/pytorch-image-models/releases/download/v0.1-cadene"
 TIMM = ("efficientnet-lite", "xception")
+ROBUST_FILES = ("resnet50_pgd.pt", "imagenet_linf_4.pt", "imagenet_linf_8.pt", "resnet50_linf_eps4.0.ckpt")
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ class Network:
         antialiasing is pinned on (its default depends on the torchvision version), and the result is clamped
         to [0, 1], because the bicubic kernel of the EfficientNet-Lite networks overshoots.
         """
-        x = transforms.pil_to_tensor(image.convert("RGB")).float() / 255
+        x = transforms.pil_to_tensor(rgb(image)).float() / 255
         mode = transforms.InterpolationMode(self.interpolation)
         x = transforms.resize(x, [self.resize], interpolation=mode, antialias=True)
         return transforms.center_crop(x, [self.size]).clamp(0, 1)
@@ -108,9 +110,7 @@ def load_network(
     Raises InputError for an unknown name and for weights that are missing, unreadable or of another network.
     """
     if name not in NETWORKS:
-        nearest = get_close_matches(name, NETWORKS, n=1, cutoff=0)[0]
-        names = ", ".join(NETWORKS)
-        raise InputError(f"There is no network '{name}': did you mean '{nearest}', out of {names}?")
+        raise InputError(f"There is no network {name!r}; {nearest(name, NETWORKS)}")
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = False
@@ -129,7 +129,7 @@ def _trained(name: str, weights: str | None) -> nn.Module:
     """The bare network with its weights, every tensor accounted for."""
     recipe = NETWORKS[name]
     file = _weight_file(name, weights)
-    state = _state(file)
+    state = read_weights(file)
     if recipe.family in TIMM:
         model = timm.create_model(recipe.builder)
     else:
@@ -140,24 +140,10 @@ def _trained(name: str, weights: str | None) -> nn.Module:
         state = _in_order(state, model.state_dict(), file)
     if recipe.family == "densenet":  # the published files say norm.1 where the module is named norm1
         state = {re.sub(r"\.(norm|conv)\.([12])\.", r".\1\2.", key): state[key] for key in state}
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        reason = error.args[0].splitlines()[1].strip()
-        raise InputError(f"{file} does not fit '{name}' ({reason}): give the right file.") from error
+    fill(model, state, file)
     if recipe.family == "inception":
         model.aux_logits, model.AuxLogits = False, None  # used in training only
     return model
-
-
-def _state(file: Path) -> dict[str, Tensor]:
-    try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises half a dozen unrelated types
-        raise InputError(f"{file} cannot be read as a weight file: give an intact one.") from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise InputError(f"{file} is not a state dict: give a file of named tensors and nothing else.")
-    return state
 
 
 def _in_order(state: dict[str, Tensor], own: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
@@ -199,3 +185,32 @@ def _weight_file(name: str, weights: str | None) -> Path:
                 f"put {file} from {published} into a folder and give it as WEIGHTS=<folder>."
             ) from error
     return cached
+
+
+def robust_resnet50(weights: str) -> Network:
+    """The PGD-trained ResNet-50 of a checkpoint of the `robustness` package (MadryLab), prepared for attribution.
+
+    weights: the file, or a folder that holds it under one of ROBUST_FILES. The checkpoint holds the network twice, as
+    `module.model.*` and `module.attacker.*`, and the statistics of its normalisation, `module.normalizer.*`. Only the
+    first is read; the normalisation is this project's own, and must agree with the stored one.
+    Raises InputError where there is no such file, and where it cannot be read or holds another network.
+    """
+    given = Path(weights).expanduser()
+    candidates = (given, *(given / name for name in ROBUST_FILES)) if weights else ()
+    file = next((candidate for candidate in candidates if candidate.is_file()), None)
+    if file is None:
+        raise InputError(
+            f"{weights or 'WEIGHTS, which is empty,'} holds no PGD-trained ResNet-50: give WEIGHTS=<folder>, which "
+            f"holds one of {', '.join(ROBUST_FILES)}, or leave resnet50_pgd out."
+        )
+    state = read_weights(file)
+    for end, expected in zip(("new_mean", "new_std"), IMAGENET, strict=True):
+        stored = state.get(f"normalizer.{end}")
+        if stored is not None and (stored.flatten().cpu() - torch.tensor(expected)).abs().max() > 1e-3:
+            raise InputError(f"{file} normalises by {stored.flatten().tolist()}, not by ImageNet's {expected}.")
+    own = {
+        name.removeprefix("model."): state[name] for name in state if not name.startswith(("attacker", "normalizer"))
+    }
+    bare = fill(torchvision.models.resnet50(weights=None), own, file)
+    model = prepare(nn.Sequential(Normalize(*IMAGENET), bare).eval()).to(best_device())
+    return Network("resnet50_pgd", model, 224, 256, "bilinear", *IMAGENET, "residual")

@@ -14,88 +14,6 @@ from lib.reporting.tables import brackets, to_markdown
 from lib.store.files import write_atomically
 
 BEGIN, END = "<!-- claims:begin -->", "<!-- claims:end -->"
-PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
-<title>Claims, profile {{ profile }}</title>
-<style>
-body { font: 15px/1.45 system-ui, sans-serif; color: #222; max-width: 72em; margin: 2em auto; padding: 0 1em }
-table { border-collapse: collapse; width: 100% }
-th, td { border-top: 1px solid #ccc; padding: .5em .6em; text-align: left; vertical-align: top }
-thead th { border-top: 0; border-bottom: 2px solid #888 }
-.claims td:nth-child(2) { width: 34% }
-.verdict { padding: .1em .5em; border-radius: .7em; font-weight: 600; white-space: nowrap }
-.reproduced { background: #2e7d4f; color: #fff } .holds { background: #cfe8d5 }
-.contradicted { background: #b23b2e; color: #fff } .fails { background: #f6d0c8 }
-.inconclusive { background: #fbe7b0 } .not { background: #e4e4e4 }
-td > div + div { margin-top: .6em }
-.note, figcaption, footer { color: #666; font-size: .85em }
-figure { margin: 1.5em 0 } img { max-width: 100% }
-</style>
-</head>
-<body>
-<h1>What holds of the claims</h1>
-<p>Profile <b>{{ profile }}</b>: {% for verdict, count in counts.items() %}{{ count }} {{ verdict }}
-{{- ", " if not loop.last }}{% endfor %}.
-Every claim's test was fixed in params/claims.yaml before its result was seen. <i>Reproduced</i> and
-<i>contradicted</i> are kept for a paper's own data, models and released protocol; elsewhere a claim <i>holds
-here</i> or <i>fails here</i>. Intervals are 95 % BCa bootstrap intervals over images, p is of sign-flip
-permutation tests after Holm's correction within a paper's claims in one notebook and protocol.</p>
-{% for paper, claims in papers.items() %}
-<h2>{{ paper }}</h2>
-<table class="claims">
-<thead><tr><th></th><th>claim</th><th>corrected</th><th>as released</th></tr></thead>
-<tbody>
-{% for claim in claims %}
-<tr><th>{{ claim.id }}</th>
-<td>{{ claim.statement }}<br><span class="note">source: {{ claim.source }}; {{ claim.notebook }}
-{%- if claim.published %}; published: {{ claim.published }}{% endif %}</span></td>
-{% for side in claim.sides %}
-<td{% if claim.sides | length == 1 %} colspan="2"{% endif %}>
-{% for cell in side %}
-<div id="{{ claim.id }}-{{ cell.protocol }}">{% if cell.label %}{{ cell.label }}: {% endif %}
-<span class="verdict {{ cell.verdict.split()[0] }}">{{ cell.verdict }}</span> {{ cell.ours }}
-{% if cell.n %}<br>n = {{ cell.n }}{% endif %}{% if cell.p %}, p = {{ cell.p }}{% endif %}
-<div class="note">{{ cell.note }}</div></div>
-{% endfor %}</td>
-{% endfor %}
-</tr>
-{% endfor %}
-</tbody>
-</table>
-{% endfor %}
-<h2>What was not run, and why</h2>
-<ul>
-{% for row in missing %}<li>{{ row.claim }} ({{ row.protocol }}): {{ row.note }}</li>
-{% else %}<li>Every claim was judged.</li>
-{% endfor %}
-</ul>
-<h2>Figures</h2>
-{% for name, data in figures.items() %}
-<figure><img alt="{{ name }}" src="data:image/webp;base64,{{ data }}">
-<figcaption>{{ name }}</figcaption></figure>
-{% else %}<p>None were made.</p>
-{% endfor %}
-<footer>
-<h2>Provenance</h2>
-<table>
-<thead><tr><th>notebook</th>{% for field in fields %}<th>{{ field }}</th>{% endfor %}</tr></thead>
-<tbody>
-{% for notebook, record in provenance.items() %}
-<tr><td>{{ notebook }}</td>{% for field in fields %}<td>{{ record.get(field, "") }}</td>{% endfor %}</tr>
-{% endfor %}
-</tbody>
-</table>
-{% for notebook, record in provenance.items() %}
-<p>{{ notebook }}: {% for name, version in record.get("versions", {}).items() %}{{ name }} {{ version }}
-{{- ", " if not loop.last }}{% endfor %}</p>
-{% endfor %}
-</footer>
-</body>
-</html>
-"""
 NUMBERS = ("estimate", "ci_low", "ci_high", "n", "p_holm")
 FIELDS = ("device", "seconds", "peak_memory_mb", "seed", "code", "parameters")
 
@@ -109,7 +27,8 @@ def build(profile: str, output: str | Path, *, registry: list[Claim] | None = No
     results = ROOT / output / "results" / profile
     claims = judge(results, registry=registry)
     write_atomically(results / "claims.csv", claims.to_csv(index=False, float_format="%.6g"))
-    figures = {path.stem: _embedded(path) for path in sorted((ROOT / output / "figures" / profile).glob("*.png"))}
+    drawn = sorted((ROOT / output / "figures" / profile).glob("[!.]*"))
+    figures = {path.stem: _embedded(path) for path in drawn if path.suffix in (".png", ".jpeg")}
     page = page_of(claims, registry, profile=profile, figures=figures, provenance=read_provenance(results))
     write_atomically(results / "report.html", page)
     return claims
@@ -129,26 +48,23 @@ def page_of(
         for paper, title in PAPERS.items()
         if (claims["paper"] == paper).any()
     }
-    return (
-        jinja2.Environment(autoescape=True, trim_blocks=True)
-        .from_string(PAGE)
-        .render(
-            profile=profile,
-            counts=claims["verdict"].value_counts(),
-            papers=papers,
-            missing=claims[claims["verdict"] == "not run"].to_dict("records"),
-            figures=figures,
-            provenance=provenance,
-            fields=FIELDS,
-        )
+    templates = jinja2.Environment(loader=jinja2.PackageLoader("lib.reporting", "."), autoescape=True, trim_blocks=True)
+    return templates.get_template("report.html.j2").render(
+        profile=profile,
+        counts=claims["verdict"].value_counts(),
+        papers=papers,
+        missing=claims[claims["verdict"] == "not run"].to_dict("records"),
+        figures=figures,
+        provenance=provenance,
+        fields=FIELDS,
     )
 
 
 def _embedded(path: Path) -> str:
-    """The figure in a file as base64 of a WebP, which takes a third of a PNG's room."""
+    """The figure in a file as base64 of a WebP, which takes half of its room."""
     buffer = io.BytesIO()
     with Image.open(path) as figure:
-        figure.convert("RGB").save(buffer, "WEBP", quality=90)
+        figure.convert("RGB").save(buffer, "WEBP", quality=75)
     return base64.b64encode(buffer.getvalue()).decode()
 
 

@@ -15,12 +15,12 @@ import torch
 
 from lib import ROOT, InputError
 from lib.attribution import IDGI, Blur, Guided, Lines, Recalibrated, Riemann, SquaredGradient, Straight, attribute
-from lib.attribution.forward import default_budget, values_and_gradients
+from lib.attribution.forward import default_budget, rows_at_once, values_and_gradients
 from lib.attribution.gradients import x_gradient
 from lib.attribution.references import NoisyCopies
 from lib.data.digits import digits
-from lib.data.imagenet import load_image, photographs
-from lib.experiments import xdnn
+from lib.data.imagenet import photographs
+from lib.experiments import subjects, xdnn
 from lib.metrics.diffid import diffid
 from lib.metrics.masks import FRACTIONS, backdrop, masks
 from lib.models.zoo import best_device, load_network
@@ -29,11 +29,8 @@ from lib.store.provenance import footprint
 from lib.training.fit import digit_cnn
 
 STEPS = 128
-RECALIBRATED = {
-    "plain": Riemann("mean"),
-    "point": Recalibrated(),
-    "reference": Recalibrated(by="reference", delta="displacement"),
-}
+REFERENCE = Recalibrated(by="reference", delta="displacement")
+RECALIBRATED = {"plain": Riemann("mean"), "point": Recalibrated(), "reference": REFERENCE}
 SWEEP = (8, 16, 32, 64, 128)
 RULES = {"ig": Riemann("trapezoid"), "idgi": IDGI(), "squared_gradient": SquaredGradient()}
 
@@ -56,76 +53,20 @@ def row(case: str, pairs: list[tuple[float, float]]) -> dict:
     """One row of results/bench.csv: medians of both and of their ratio, with the ratio's quartiles."""
     ours, peer = np.array(pairs).T
     low, middle, high = np.percentile(ours / peer, (25, 50, 75))
-    return {
-        "case": case,
-        "ours": np.median(ours),
-        "peer": np.median(peer),
-        "ratio_median": middle,
-        "ratio_low": low,
-        "ratio_high": high,
-        "runs": len(pairs),
-    }
+    found = {"case": case, "measured_in": "MB" if " in MB " in case else "seconds"}
+    found |= {"ours": np.median(ours), "peer": np.median(peer)}
+    return found | {"ratio_median": middle, "ratio_low": low, "ratio_high": high, "runs": len(pairs)}
 
 
 @cache
-def photograph_batch(images: int):
-    """EfficientNet-Lite0 with `images` of the packaged photographs and their classes."""
+def photographed(images: int):
+    """EfficientNet-Lite0 with `images` of the packaged photographs and their classes, on the best device."""
     network = load_network("efficientnet_lite0")
-    device = next(network.model.buffers()).device
-    photos = photographs(limit=images)
-    x = torch.stack([network.tensor(load_image(photo)) for photo in photos]).to(device)
-    return network.model, x, torch.tensor([photo.label for photo in photos], device=device)
-
-
-def bare(model, x, target, passes: int) -> Callable:
-    """`passes` forward+backward passes over x at the engine's own batch size, and nothing else."""
-    count = max(1, default_budget(x) // len(x))
-    points, classes = x.repeat(count, 1, 1, 1), target.repeat(count)
-
-    def run():
-        for start in range(0, passes, count):
-            rows = min(count, passes - start) * len(x)
-            values_and_gradients(model, points[:rows], classes[:rows])
-
-    return run
-
-
-def walk_seconds(runs: int, *, path, images: int) -> list[tuple[float, float]]:
-    """Seconds of a walk along `path` with three rules, at all step counts where nested, and of the bare passes."""
-    model, x, target = photograph_batch(images)
-    grids = sweep(path.steps) if path.nested else None
-    ours = partial(attribute, model, x, target, path=path, rules=RULES, steps=grids)
-    return alternate(ours, bare(model, x, target, path.steps + 1), runs)
-
-
-def lines_seconds(runs: int, *, images: int, references: int, points: int) -> list[tuple[float, float]]:
-    """Seconds of a walk along `points` points on the lines from `references` noisy copies, and of the bare passes."""
-    model, x, target = photograph_batch(images)
-    path = _copies(images, references, points)
-    ours = partial(attribute, model, x, target, path=path, rules=RECALIBRATED, objective="logit")
-    return alternate(ours, bare(model, x, target, references * points), runs)
-
-
-def _copies(images: int, references: int, points: int) -> Lines:
-    return Lines(NoisyCopies([str(image) for image in range(images)], references), points)
-
-
-def removal_seconds(runs: int, *, images: int) -> list[tuple[float, float]]:
-    """Seconds of the removal games of one map for each image, and of their 18 forward passes."""
-    model, x, target = photograph_batch(images)
-    ranking = torch.rand(images, 1, *x.shape[2:], generator=torch.Generator().manual_seed(0)).to(x)
-    count = max(1, default_budget(x) // images)
-
-    @torch.no_grad()
-    def peer():
-        for start in range(0, 18, count):
-            model(x.repeat(min(count, 18 - start), 1, 1, 1))
-
-    return alternate(partial(diffid, model, x, ranking, target), peer, runs)
+    return network.model, *subjects.batch(network, photographs(limit=images))
 
 
 @cache
-def untrained_case(name: str, images: int):
+def untrained(name: str, images: int):
     """X-AlexNet with photographs, or the digit network without biases with digits, both as they are initialised."""
     if name == "X-AlexNet":
         units = xdnn.untrained_units("alexnet", images="packaged", limit=images, group=images)["x"]
@@ -135,18 +76,69 @@ def untrained_case(name: str, images: int):
     return digit_cnn(bias=False).eval().requires_grad_(False).to(device), test.x.to(device), test.y.to(device)
 
 
-def single_pass(runs: int, *, images: int) -> list[tuple[float, float]]:
+def bare_passes(model, x, target, passes: int) -> Callable:
+    """`passes` forward+backward passes over x at the engine's own batch size, and nothing else."""
+
+    def run():
+        count = min(max(1, rows_at_once(model, x) // len(x)), passes)
+        points, classes = x.repeat(count, 1, 1, 1), target.repeat(count)
+        for start in range(0, passes, count):
+            rows = min(count, passes - start) * len(x)
+            values_and_gradients(model, points[:rows], classes[:rows])
+
+    return run
+
+
+def time_walk(runs: int, *, path, images: int) -> list[tuple[float, float]]:
+    """Seconds of a walk along `path` with three rules, at all step counts where nested, and of the bare passes."""
+    model, x, target = photographed(images)
+    grids = sweep(path.steps) if path.nested else None
+    ours = partial(attribute, model, x, target, path=path, rules=RULES, steps=grids)
+    return alternate(ours, bare_passes(model, x, target, path.steps + 1), runs)
+
+
+def time_lines(runs: int, *, images: int, references: int, points: int) -> list[tuple[float, float]]:
+    """Seconds of a walk along `points` points on the lines from `references` noisy copies, and of the bare passes."""
+    model, x, target = photographed(images)
+    path = _from_copies(images, references, points)
+    ours = partial(attribute, model, x, target, path=path, rules=RECALIBRATED, objective="logit")
+    return alternate(ours, bare_passes(model, x, target, references * points), runs)
+
+
+def _from_copies(images: int, references: int, points: int) -> Lines:
+    return Lines(NoisyCopies([str(image) for image in range(images)], references), points)
+
+
+def time_diffid(runs: int, *, images: int) -> list[tuple[float, float]]:
+    """Seconds of the removal games of one map for each image, and of their 18 forward passes."""
+    model, x, target = photographed(images)
+
+    @torch.no_grad()
+    def peer():
+        count = max(1, rows_at_once(model, x) // images)
+        for start in range(0, 18, count):
+            model(x.repeat(min(count, 18 - start), 1, 1, 1))
+
+    return alternate(partial(diffid, model, x, _random_map(x), target), peer, runs)
+
+
+def time_x_gradient(runs: int, *, images: int) -> list[tuple[float, float]]:
     """Seconds of X-Gradient on X-AlexNet, and of one forward and backward pass."""
-    model, x, target = untrained_case("X-AlexNet", images)
-    return alternate(partial(x_gradient, model, x, target), bare(model, x, target, 1), runs)
+    model, x, target = untrained("X-AlexNet", images)
+    return alternate(partial(x_gradient, model, x, target), bare_passes(model, x, target, 1), runs)
 
 
-def mask_games(runs: int, *, name: str, images: int) -> list[tuple[float, float]]:
+def time_masks(runs: int, *, name: str, images: int) -> list[tuple[float, float]]:
     """Seconds of the mask games of one map of each image, and of the released code's schedule."""
-    model, x, target = untrained_case(name, images)
-    ranking = torch.randn(images, 1, *x.shape[2:], generator=torch.Generator().manual_seed(0)).to(x)
+    model, x, target = untrained(name, images)
+    ranking = _random_map(x)
     theirs = partial(_released_schedule, deepcopy(model).requires_grad_(), x, ranking[:, 0], target)
     return alternate(partial(masks, model, x, ranking, target, kernel="released"), theirs, runs)
+
+
+def _random_map(x: torch.Tensor) -> torch.Tensor:
+    """A signed map of each image, (B, 1, H, W)."""
+    return torch.randn(len(x), 1, *x.shape[2:], generator=torch.Generator().manual_seed(0)).to(x)
 
 
 def _released_schedule(model, x, scores, target):
@@ -172,57 +164,47 @@ def sweep(steps: int) -> tuple[int, ...]:
     return tuple(n for n in SWEEP if steps % n == 0)
 
 
-def memory(runs: int) -> list[tuple[float, float]]:
-    """Peak memory in MB of a fresh process that walks 512 steps, and of one that walks 16; measured once."""
-    return [(_peak_of_walk(512), _peak_of_walk(16))]
+def peak_memory(runs: int, *, ours: tuple[int, int], peer: tuple[int, int]) -> list[tuple[float, float]]:
+    """Peak memory in MB of two walks (steps, references), each in a fresh process; measured once."""
+    command = [sys.executable, "-m", "lib.run.bench", "--peak-of-walk"]
+    options = {"cwd": ROOT, "check": True, "capture_output": True, "text": True}
+    peaks = [subprocess.run([*command, *map(str, walk)], **options).stdout for walk in (ours, peer)]
+    return [(float(peaks[0]), float(peaks[1]))]
 
 
-def lines_memory(runs: int) -> list[tuple[float, float]]:
-    """The same of 5 points on each of 60 lines, and on each of 4."""
-    return [(_peak_of_walk(5, 60), _peak_of_walk(5, 4))]
-
-
-def _peak_of_walk(steps: int, references: int = 0) -> float:
-    command = [sys.executable, "-m", "lib.run.bench", "--peak-of-walk", str(steps), "--references", str(references)]
-    return float(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout)
-
-
-def peak_of_walk(steps: int, references: int = 0) -> float:
-    """MB at the peak of one walk in this process, from black or from so many references."""
-    model, x, target = photograph_batch(2)
-    path = _copies(2, references, steps) if references else Straight(steps)
-    attribute(model, x, target, path=path, rules=RECALIBRATED if references else RULES)
+def peak_of_walk(steps: int, references: int) -> float:
+    """MB at the peak of a walk in this process, from black or so many references; on a GPU in small parts, too."""
+    model, x, target = photographed(2)
+    path = _from_copies(2, references, steps) if references else Straight(steps)
+    rules = RECALIBRATED if references else RULES
+    attribute(model, x, target, path=path, rules=rules, budget=default_budget(x))
     used = footprint()
     return used.get("peak_gpu_mb", used["peak_memory_mb"])
 
 
 def cases(steps: int = STEPS) -> dict[str, Callable]:
     """What there is to measure: {name: function of the number of runs, which returns pairs (ours, peer)}."""
-    found = {"peak memory in MB of a walk with 512 steps against 16; 2 images": memory}
-    found["peak memory in MB of 5 points on 60 lines against 4 lines; 2 images"] = lines_memory
+    found = {}
+    for case, ours, peer in (
+        ("a walk with 512 steps against 16", (512, 0), (16, 0)),
+        ("5 points on 60 lines against 4 lines", (5, 60), (5, 4)),
+    ):
+        found[f"peak memory in MB of {case}; 2 images"] = partial(peak_memory, ours=ours, peer=peer)
     for images in (4, 1):
-        many = partial(lines_seconds, images=images, references=10, points=5)
-        found[f"re-calibrated by point and by reference, 50 points; {images} images; seconds against bare passes"] = (
-            many
-        )
-        found[f"DiffID of a map; {images} images; seconds against 18 forward passes"] = partial(
-            removal_seconds, images=images
-        )
-        found[f"X-Gradient on X-AlexNet; {images} images; seconds against one pass"] = partial(
-            single_pass, images=images
-        )
+        of = f"; {images} images; seconds against"
+        lines = partial(time_lines, images=images, references=10, points=5)
+        found[f"re-calibrated by point and by reference, 50 points{of} bare passes"] = lines
+        found[f"DiffID of a map{of} 18 forward passes"] = partial(time_diffid, images=images)
+        found[f"X-Gradient on X-AlexNet{of} one pass"] = partial(time_x_gradient, images=images)
     for network, images in (("X-AlexNet", 2), ("a digit network", 64)):
         case = f"mask games of a map on {network}; {images} images; seconds against the released schedule"
-        found[case] = partial(mask_games, name=network, images=images)
+        found[case] = partial(time_masks, name=network, images=images)
     for images in (4, 1):
         for path in (Straight(steps), Blur(steps), Guided(steps), Guided(steps, fraction=0.5, max_dist=1.0)):
-            name = f"{type(path).__name__.lower()} walk, 3 rules, "
-            if path.nested:
-                name += f"{len(sweep(steps))} step counts"
-            else:
-                name += f"fraction {path.fraction}, max_dist {path.max_dist}"
-            name += f"; {images} images, {steps} steps; seconds against bare passes"
-            found[name] = partial(walk_seconds, path=path, images=images)
+            nested = f"{len(sweep(steps))} step counts" if path.nested else ""
+            grid = nested or f"fraction {path.fraction}, max_dist {path.max_dist}"
+            name = f"{type(path).__name__.lower()} walk, 3 rules, {grid}; {images} images, {steps} steps"
+            found[f"{name}; seconds against bare passes"] = partial(time_walk, path=path, images=images)
     return found
 
 
@@ -250,11 +232,10 @@ def bench() -> None:
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--only", default="", metavar="SUBSTRING", help="measure the cases whose name contains it")
     parser.add_argument("--output", type=Path, default=ROOT / "results" / "bench.csv")
-    parser.add_argument("--peak-of-walk", type=int, help=argparse.SUPPRESS)
-    parser.add_argument("--references", type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument("--peak-of-walk", type=int, nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.peak_of_walk:
-        print(peak_of_walk(options.peak_of_walk, options.references))
+        print(peak_of_walk(*options.peak_of_walk))
         return
     try:
         table = measure(cases(options.steps), runs=options.runs, output=options.output, only=options.only)

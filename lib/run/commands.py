@@ -1,6 +1,7 @@
 """The commands: plan, reproduce, verify, report and claim over the notebooks of this study."""
 
 import argparse
+import contextlib
 import signal
 import sys
 import tempfile
@@ -9,32 +10,36 @@ from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
-import yaml
 
 from lib import ROOT, InputError, nearest
 from lib.reporting import report
+from lib.reporting.claims import load_registry
 from lib.run.execution import Live, NotebookError, clock, execute
-from lib.run.study import Job, Study, fingerprint, jobs_of, record, study, why
-from lib.run.verification import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE, compare_folders
-from lib.store.files import plain_file_errors
+from lib.run.ledger import expected_seconds, fingerprint, finished, record, stamps, why
+from lib.run.notebooks import study_notebooks
+from lib.run.study import Job, Study, jobs_of, study
+from lib.run.verification import TOLERANCE, compare_folders, timed_claims
+from lib.store.files import locked, plain_file_errors, read_yaml, remembered_contents
 
 
 def plan(this: Study, only: str = "") -> int:
     """Print which notebooks would run, why, and how long that takes by the committed record."""
+    jobs = jobs_of(this, only)
+    _skipped(this, only)
     rows, total, anything = [], 0.0, False
-    for job in jobs_of(this, only):
-        reason = why(this, job)
+    for job in jobs:
+        reason = why(this, job, fingerprint(this, job))
         if job.name == "report" and not reason and anything:
             reason = "new results"
         anything |= bool(reason)
-        seconds = this.expected_seconds(job.name)
+        seconds = expected_seconds(this, job)
         total += (seconds or 0) if reason else 0
         rows.append(
             {
                 "notebook": job.name,
                 "runs": "yes" if reason else "no",
                 "takes": "unknown" if seconds is None else clock(seconds),
-                "because": reason or f"unchanged since {this.finished(job.name)}",
+                "because": reason or f"unchanged since {finished(this, job)}",
             }
         )
     print(pd.DataFrame(rows).to_markdown(index=False))
@@ -42,42 +47,58 @@ def plan(this: Study, only: str = "") -> int:
     return 0
 
 
+def _skipped(this: Study, only: str) -> list[str]:
+    """Say which notebooks are not run, if all were asked for; returns the names of those that cannot be read."""
+    _, strays, broken = ({}, {}, {}) if only else study_notebooks(this.root / "notebooks")
+    for name, reason in strays.items():
+        print(f"notebooks/{name}.ipynb is skipped: {reason}.", file=sys.stderr)
+    for reason in broken.values():
+        print(reason, file=sys.stderr)
+    return list(broken)
+
+
 def reproduce(this: Study, only: str = "") -> int:
-    """Run each notebook whose results are not up to date; 1 if any failed, after all had their turn."""
-    jobs, failed = jobs_of(this, only), []
-    copies = this.results / "notebooks"
-    with plain_file_errors(copies):  # now, not after an hour
-        copies.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=copies).close()
-    for number, job in enumerate(jobs, start=1):
-        title = f"[{number}/{len(jobs)}] {job.name}"
-        reason = why(this, job)
-        if not reason:
-            print(f"{title}: unchanged since {this.finished(job.name)}", flush=True)
-            continue
-        print(f"{title}: {reason}", flush=True)
-        try:
-            print(f"{title}: done in {clock(_run(this, job, title))}", flush=True)
-        except NotebookError as error:
-            failed.append(job.name)
-            print(f"{title}: FAILED: {error}", flush=True)
-            print(f"    traceback: {this.copy(job.name).with_suffix('.failed.ipynb')}", flush=True)
-    print(f"Results: {this.results}", flush=True)
-    readme, claims = this.root / "README.md", this.results / "claims.csv"
-    if this.profile == "laptop" and this.results == this.committed and readme.exists() and claims.exists():
-        report.update_readme(readme, report.readme_block(report.read_claims(claims)))
-        print(f"The table of claims in {readme.name} is the one in claims.csv.", flush=True)
+    """Run each notebook whose results are not up to date; 1 if any failed, after all had their turn.
+
+    Raises InputError, before anything has run, where another run holds the output folder or it cannot be written.
+    """
+    jobs = jobs_of(this, only)
+    failed = _skipped(this, only)
+    copies, page = this.results / "notebooks", this.results / "report.html"
+    with locked(this.output / ".cache"):
+        with plain_file_errors(copies):  # now, not after an hour
+            copies.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=copies).close()
+        print(f"The page of claims, rewritten after every notebook: {page}", flush=True)
+        for number, job in enumerate(jobs, start=1):
+            title = f"[{number}/{len(jobs)}] {job.name}"
+            identity = fingerprint(this, job)  # before it runs: an edit made meanwhile must not count as done
+            reason = why(this, job, identity)
+            if not reason:
+                print(f"{title}: unchanged since {finished(this, job)}", flush=True)
+                continue
+            print(f"{title}: {reason}", flush=True)
+            try:
+                print(f"{title}: done in {clock(_run(this, job, identity, title))}", flush=True)
+            except NotebookError as error:
+                failed.append(job.name)
+                print(f"{title}: FAILED: {error}", flush=True)
+                print(f"    traceback: {this.copy(job.name).with_suffix('.failed.ipynb')}", flush=True)
+            else:
+                _rewrite_page(this, job)
+        print(f"Results: {this.results}", flush=True)
+        _rewrite_readme(this)
     if failed:
-        print(f"{len(failed)} of {len(jobs)} notebooks failed: {', '.join(failed)}", file=sys.stderr)
+        count = len({*failed, *(job.name for job in jobs)})
+        print(f"{len(failed)} of {count} notebooks failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
 
 
-def _run(this: Study, job: Job, title: str) -> float:
+def _run(this: Study, job: Job, identity: dict, title: str) -> float:
     """Execute one notebook and record it; returns its seconds, those of reused units included."""
-    identity = fingerprint(this, job)  # before it runs: an edit made meanwhile must not count as done
-    before = {name: path.stat().st_mtime_ns for name, path in this.products().items()}
+    before = stamps(this)
     start = time.monotonic()
-    with Live(title, this.expected_seconds(job.name)) as live:
+    with Live(title, expected_seconds(this, job)) as live:
         used = execute(
             job.path,
             this.copy(job.name),
@@ -91,23 +112,48 @@ def _run(this: Study, job: Job, title: str) -> float:
     return seconds
 
 
+def _rewrite_page(this: Study, job: Job) -> None:
+    """Judge the claims again from the results at hand, unless `job` just did; a failure does not stop the run."""
+    registry = this.root / "params" / "claims.yaml"
+    if job.name == "report" or not registry.exists():
+        return
+    try:
+        report.build(this.profile, this.output, registry=load_registry(registry))
+    except Exception as error:
+        print(f"The page of claims is as it was before {job.name}: {error}", file=sys.stderr)
+
+
+def _rewrite_readme(this: Study) -> None:
+    readme, claims = this.root / "README.md", this.results / "claims.csv"
+    if this.profile == "laptop" and this.results == this.committed and readme.exists() and claims.exists():
+        report.update_readme(readme, report.readme_block(report.read_claims(claims)))
+        print(f"The table of claims in {readme.name} is the one in claims.csv.", flush=True)
+
+
 def verify(this: Study, only: str = "") -> int:
-    """Recompute in a temporary folder and compare with the committed tables; 1 if any differs."""
+    """Recompute elsewhere and compare with the committed tables; 1 if any differs.
+
+    Elsewhere is the study's output folder, where the results stay, or a temporary one if that is the project's own.
+    """
     if not any(this.committed.glob("*.*")):
         raise InputError(f"There are no committed results of profile {this.profile}; type make verify PROFILE=laptop.")
-    with tempfile.TemporaryDirectory(prefix="verify-") as folder:
-        fresh = replace(this, output=Path(folder).resolve())
+    with contextlib.ExitStack() as stack:
+        fresh = this
+        if this.output == this.root:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="verify-"))
+            fresh = replace(this, output=Path(folder).resolve())
         status = reproduce(fresh, only)
-        said = compare_folders(this.committed, fresh.results, partial=bool(only))
+        timed = timed_claims(this.root / "params" / "claims.yaml")
+        said = compare_folders(this.committed, fresh.results, partial=bool(only), timed=timed)
     for table, line in said.items():
         print(f"{table}: {line}")
-    print(f"Tolerance: |difference| ≤ {ABSOLUTE_TOLERANCE:g} + {RELATIVE_TOLERANCE:g}·|committed|.")
+    print(f"Tolerance: |difference| ≤ {TOLERANCE:g} · (|committed| + the standard deviation of its metric there).")
     return 1 if status or any(line.startswith("DIFFERS") for line in said.values()) else 0
 
 
 def claim(this: Study, name: str) -> int:
     """Run the notebook that a claim of params/claims.yaml names, then the report, and print the verdict."""
-    claims = yaml.safe_load((this.root / "params" / "claims.yaml").read_text(encoding="utf-8"))
+    claims = read_yaml(this.root / "params" / "claims.yaml")
     if name not in claims:
         raise InputError(f"There is no claim {name!r} in params/claims.yaml; {nearest(name, claims)}")
     status = reproduce(this, f"{claims[name]['notebook']} report")
@@ -130,6 +176,9 @@ def main(arguments: list[str] | None = None, *, root: Path = ROOT) -> int:
     parser.add_argument("--nhanes", default="", help="folder of the NHANES files X_sparsity.csv and y_sparsity.npy")
     parser.add_argument("--datasets", default="", help="folder of MNIST, Fashion-MNIST, GTSRB and Flowers")
     parser.add_argument("--output", default="", help="folder for results/ and figures/ instead of this one")
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError):  # where there is none, or it is not a terminal's
+            stream.reconfigure(errors="replace")  # a terminal without "≤" shows "?"
     given = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a cluster stops jobs with it: same as Ctrl-C
     commands = {
@@ -142,7 +191,8 @@ def main(arguments: list[str] | None = None, *, root: Path = ROOT) -> int:
     try:
         data = {"images": given.images, "weights": given.weights, "nhanes": given.nhanes, "datasets": given.datasets}
         this = study(given.profile, **data, output=given.output, root=root)
-        return commands[given.command](this)
+        with remembered_contents(this.output / ".cache" / "contents.json"):
+            return commands[given.command](this)
     except InputError as error:
         print(error, file=sys.stderr)
         return 2

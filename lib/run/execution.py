@@ -1,5 +1,6 @@
 """Run one notebook: in this interpreter's kernel, with live progress, leaving an executed copy."""
 
+import errno
 import json
 import re
 import shutil
@@ -15,8 +16,11 @@ import nbformat
 from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpec
 
+from lib import InputError
+from lib.run.notebooks import read_notebook
 from lib.store.files import write_atomically
 
+FULL = "The disk is full"  # how a sentence of `plain_file_errors` begins
 FOOTPRINT = "import json\nfrom lib.store.provenance import footprint\nprint(json.dumps(footprint()))"
 
 
@@ -31,7 +35,20 @@ class ThisInterpreter(AsyncKernelManager):
     def kernel_spec(self) -> KernelSpec:
         # Without these a progress bar takes the size of a terminal that it shares with what `Live` says.
         bars = {"TQDM_NCOLS": "60", "TQDM_NROWS": "20"}
-        return KernelSpec(**ipykernel.kernelspec.get_kernel_dict(), env=bars)
+        utf8 = {"PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8"}  # whatever this terminal is
+        return KernelSpec(**ipykernel.kernelspec.get_kernel_dict(), env=bars | utf8)
+
+
+class InMemory:
+    """Where papermill saves a notebook that runs: a disk may be full."""
+
+    text = ""
+
+    def write(self, text: str, _: str) -> None:
+        self.text = text
+
+    def pretty_path(self, path: str) -> str:
+        return path
 
 
 class Live:
@@ -91,19 +108,21 @@ def execute(
     private   {path of this machine: what stands for it in the copy}
     Raises NotebookError with the notebook's last line; then the copy with the traceback is
     <name>.failed.ipynb and an earlier good copy is untouched. An interruption leaves neither.
+    Raises InputError where the disk is full, which no other notebook would survive, or the copy cannot be written.
     """
     import papermill  # half a second, not needed to plan
+    from papermill.iorw import papermill_io
 
-    failed = copy.with_suffix(".failed.ipynb")
-    running = copy.with_name(f".{copy.name}")
-    document = nbformat.read(notebook, as_version=4)
+    failed, running = copy.with_suffix(".failed.ipynb"), InMemory()
+    papermill_io.register("memory://", running)
+    document = read_notebook(notebook)
     document.cells.append(nbformat.v4.new_code_cell(FOOTPRINT))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # papermill's own: deprecations in the libraries it calls
             done = papermill.execute_notebook(
                 document,
-                running,
+                f"memory://{copy.name}",
                 parameters=dict(parameters),
                 kernel_name="python3",
                 language="python",
@@ -114,16 +133,15 @@ def execute(
                 kernel_manager_class=ThisInterpreter,
                 extra_arguments=["--log-level=50"],  # or kernels warn of their transport and on Ctrl-C
             )
-        footprint = json.loads(done.cells.pop().outputs[0].text)
-        write_atomically(copy, publishable(done, private))
-        failed.unlink(missing_ok=True)
-        return footprint
     except Exception as error:
-        if running.exists():
-            write_atomically(failed, publishable(nbformat.read(running, as_version=4), private))
-        raise NotebookError(_last_line(error)) from error
-    finally:
-        running.unlink(missing_ok=True)
+        if running.text:
+            write_atomically(failed, publishable(nbformat.reads(running.text, as_version=4), private))
+        reason = _last_line(error)
+        raise (InputError if reason.startswith(FULL) else NotebookError)(reason) from error
+    footprint = json.loads(done.cells.pop().outputs[0].text)
+    write_atomically(copy, publishable(done, private))
+    failed.unlink(missing_ok=True)
+    return footprint
 
 
 def publishable(document: nbformat.NotebookNode, private: Mapping[str, str]) -> str:
@@ -154,9 +172,11 @@ def _scrub(value: object, private: Mapping[str, str]) -> object:
     if isinstance(value, list):
         return [_scrub(item, private) for item in value]
     if isinstance(value, str):
-        value = re.sub(r"[^\s\"']*/ipykernel_\d+/\d+\.py", "<cell>", value)
+        value = re.sub(r"[^\s\"']*[/\\]ipykernel_\d+[/\\]\d+\.py", "<cell>", value)
         for path in sorted(private, key=len, reverse=True):  # an inner folder before the one that holds it
-            value = re.sub(re.escape(path) + r"(?![\w-])", lambda _, path=path: private[path], value)
+            spellings = {path, path.replace("\\", "\\\\"), path.replace("\\", "/")}  # those of Windows: quoted, in URLs
+            pattern = "|".join(re.escape(each) for each in sorted(spellings, key=len, reverse=True))
+            value = re.sub(f"(?:{pattern})" + r"(?![\w-])", lambda _, path=path: private[path], value)
     return value
 
 
@@ -165,6 +185,8 @@ def _last_line(error: Exception) -> str:
     name, message = getattr(error, "ename", type(error).__name__), getattr(error, "evalue", str(error))
     if name == "InputError":
         return message
+    if f"[Errno {errno.ENOSPC}]" in message:
+        return f"{FULL}; free some space or give another OUTPUT= folder, and type the same command again."
     if name == "DeadKernelError":
         return "the kernel died, most often because the memory was used up"
     return f"{name}: {message.strip().splitlines()[-1]}" if message.strip() else name

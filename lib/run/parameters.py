@@ -1,16 +1,17 @@
 """A notebook's parameters: declared in its `parameters` cell, overridden by YAML, checked before it runs."""
 
 import ast
-import types
-import typing
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args, get_origin
 
-import nbformat
-import yaml
+from pydantic import PydanticUserError, TypeAdapter, ValidationError
 
 from lib import InputError, nearest
+from lib.run.notebooks import plain_python, read_notebook
+from lib.store.files import read_yaml
 
 KINDS = {kind.__name__: kind for kind in (bool, int, float, str, list, tuple, dict)}
 
@@ -24,13 +25,18 @@ class Parameter:
 def declared(path: Path) -> dict[str, Parameter]:
     """Parameters of the notebook at `path`, read without running it: `steps: list[int] = [8, 16]  # comment`.
 
-    Raises InputError when no code cell is tagged "parameters", or a line of it is not of that form.
+    Magics are passed over. Raises InputError unless exactly one cell is tagged "parameters", every line of it is of
+    that form, and its constant is of its type.
     """
-    notebook = nbformat.read(path, as_version=4)
-    cells = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    cells = [cell for cell in read_notebook(path).cells if "parameters" in cell.metadata.get("tags", [])]
     if len(cells) != 1:
         raise InputError(f'{path.name} has {len(cells)} cells tagged "parameters"; tag exactly one code cell so.')
-    return dict(_parameter(line, path.name) for line in ast.parse(cells[0].source).body)
+    try:
+        lines = ast.parse(plain_python(cells[0].source)).body
+    except SyntaxError as error:
+        raise _not_a_parameter(path.name, (error.text or "").strip()) from error
+    magic = "get_ipython()."
+    return dict(_parameter(line, path.name) for line in lines if not ast.unparse(line).startswith(magic))
 
 
 def _parameter(line: ast.stmt, where: str) -> tuple[str, Parameter]:
@@ -42,22 +48,27 @@ def _parameter(line: ast.stmt, where: str) -> tuple[str, Parameter]:
                 kind = type(ast.literal_eval(line.value))
             case _:
                 raise ValueError("not an assignment")
-        return name, Parameter(kind, ast.literal_eval(line.value))
-    except (ValueError, TypeError, NameError, AttributeError) as error:
-        raise InputError(
-            f"The parameters cell of {where} has the line `{ast.unparse(line)}`; each line must read "
-            "`name: type = constant`, with a type made of " + ", ".join(KINDS) + "."
-        ) from error
+        default = ast.literal_eval(line.value)
+        if not _fits(default, kind):
+            raise ValueError("not of its type")
+        return name, Parameter(kind, default)
+    except (ValueError, TypeError, NameError, AttributeError, PydanticUserError) as error:
+        raise _not_a_parameter(where, ast.unparse(line)) from error
+
+
+def _not_a_parameter(where: str, line: str) -> InputError:
+    return InputError(
+        f"The parameters cell of {where} has the line `{line}`; each line must read `name: type = constant`, with a "
+        "constant of a type made of " + ", ".join(KINDS) + "."
+    )
 
 
 def read_overrides(path: Path) -> dict:
-    """What a params/<profile>/<notebook>.yaml says; nothing when there is no such file or it is empty."""
-    if not path.exists():
-        return {}
-    try:
-        given = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
+    """What a params/<profile>/<notebook>.yaml says; nothing when there is no such file or it is empty.
+
+    Raises InputError as `read_yaml`, and for anything but lines `name: value`.
+    """
+    given = (read_yaml(path) if path.exists() else None) or {}
     if not isinstance(given, dict):
         raise InputError(f"{path} must hold lines of the form `name: value`, not a {type(given).__name__}.")
     return given
@@ -77,23 +88,24 @@ def resolve(parameters: Mapping[str, Parameter], given: Mapping, *, where: str) 
 
 
 def _fits(value: object, kind: object) -> bool:
-    if isinstance(kind, types.UnionType):
-        return any(_fits(value, option) for option in typing.get_args(kind))
-    if typing.get_origin(kind) in (list, tuple):
-        return isinstance(value, list | tuple) and all(_fits(item, typing.get_args(kind)[0]) for item in value)
-    if kind is None:
-        return value is None
-    if kind in (int, float):  # a whole number is a fine float; True is a number to Python but not to a reader
-        return isinstance(value, (int, kind)) and not isinstance(value, bool)
-    return isinstance(value, list if kind is tuple else kind)  # YAML has lists only
+    """Whether a value is of a type, strictly: a whole number is a fine float, and nothing else is converted.
+
+    As JSON, because YAML has lists only, which are fine tuples.
+    """
+    adapter = TypeAdapter(kind)
+    try:
+        adapter.validate_json(json.dumps(value), strict=True)
+    except (ValidationError, TypeError, ValueError):
+        return False
+    return True
 
 
 def _convert(value: object, kind: object) -> object:
-    return tuple(value) if kind is tuple or typing.get_origin(kind) is tuple else value
+    return tuple(value) if kind is tuple or get_origin(kind) is tuple else value
 
 
 def _spell(kind: object) -> str:
-    return kind.__name__ if isinstance(kind, type) and not typing.get_args(kind) else str(kind)
+    return kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind)
 
 
 def _describe(value: object) -> str:

@@ -1,31 +1,15 @@
-"""What there is to do: a profile's notebooks, what decides their results, and whether that has changed."""
+"""What there is to do: a profile of the study, and its notebooks with their parameters."""
 
-import json
 import sys
-import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import nbformat
-
 from lib import ROOT, InputError, nearest
+from lib.run.notebooks import study_notebooks
 from lib.run.parameters import declared, read_overrides, resolve
-from lib.store import provenance
-from lib.store.files import write_atomically
 
 PACKAGED, OWN_IMAGES = ("smoke", "laptop"), ("sample", "imagenet")
-DATA = ("images", "weights", "nhanes", "datasets")  # decided by the command line, compared by what they hold
-REPORTED = ("claims.csv", "report.html")  # the report's own products, which a fresh clone holds before it ran
-REASONS = {  # part of a fingerprint -> what is said when it differs
-    "versions": "versions changed",
-    "code": "code changed",
-    "prose": "text changed",  # the units are kept, but an executed copy is to be read
-    "parameters": "parameters changed",
-    "shared": "parameters changed",
-    "data": "data changed",
-    "inputs": "new results",
-}
+DATA = ("images", "weights", "nhanes", "datasets")  # decided by the command line
 _PACKAGED_DATA = {
     "images": ("IMAGENET", "packaged photographs"),
     "nhanes": ("NHANES", "a packaged table"),
@@ -57,18 +41,11 @@ class Study:
     def committed(self) -> Path:
         return self.root / "results" / self.profile
 
-    def expected_seconds(self, name: str) -> float | None:
-        """What the notebook took according to the committed record, on the machine that made it."""
-        return read_json(self.committed / "provenance.json").get(name, {}).get("seconds")
-
     def copy(self, name: str) -> Path:
         return self.results / "notebooks" / f"{name}.ipynb"
 
     def state(self, name: str) -> Path:
         return self.output / ".cache" / "state" / self.profile / f"{name}.json"
-
-    def finished(self, name: str) -> str:
-        return read_json(self.state(name)).get("finished", "never")
 
     def products(self) -> dict[str, Path]:
         """Result and figure files of this profile, by their path below `output`."""
@@ -126,13 +103,17 @@ def jobs_of(this: Study, only: str = "") -> list[Job]:
 
     Raises InputError for a notebook, parameter or value that does not exist or fit, before anything has run.
     """
-    paths = {path.stem: path for path in sorted((this.root / "notebooks").glob("*.ipynb"))}
+    paths, strays, broken = study_notebooks(this.root / "notebooks")
     if not paths:
-        raise InputError("There are no files notebooks/*.ipynb; type this in a complete checkout.")
+        raise InputError("There are no files notebooks/*.ipynb that can be run; type this in a complete checkout.")
     wanted = only.replace(",", " ").split()
     overridden = [path.stem for path in sorted((this.root / "params" / this.profile).glob("*.yaml"))]
+    for path in (this.root / "params" / this.profile).glob("*.yml"):
+        raise InputError(f"params/{this.profile}/{path.name} is not read; name it {path.stem}.yaml.")
     for name in [*wanted, *overridden]:
-        if name not in paths:
+        if name in wanted and name in strays | broken:
+            raise InputError(broken.get(name) or f"ONLY names {name}.ipynb, which is skipped: {strays[name]}.")
+        if name not in [*paths, *broken]:
             where = "ONLY" if name in wanted else f"The file name params/{this.profile}/{name}.yaml"
             raise InputError(f"{where} names no notebook {name!r}; {nearest(name, paths)}")
     return [_job(this, paths[name]) for name in sorted(set(wanted or paths), key=lambda n: (n == "report", n))]
@@ -152,88 +133,3 @@ def _job(this: Study, path: Path) -> Job:
     given = overrides | {name: value for name, value in chosen.items() if name in known}
     values = resolve(known, given, where=where)
     return Job(path.stem, path, values, {name: values[name] for name in given})
-
-
-def fingerprint(this: Study, job: Job) -> dict[str, Mapping[str, object]]:
-    """Everything that decides the results of a notebook, as {part: {name: hash or value}}."""
-    notebook = nbformat.read(job.path, as_version=4)
-    cells, prose = (
-        "\n".join(cell.source for cell in notebook.cells if cell.cell_type == kind) for kind in ("code", "markdown")
-    )
-    own = read_json(this.state(job.name)).get("products", {})
-    inputs = this.products() if job.name == "report" else {}
-    parts = {
-        "versions": provenance.decisive_versions(),
-        "code": {
-            f"notebooks/{job.path.name}": provenance.digest(cells),
-            **provenance.code_hash(cells=cells, root=this.root),
-        },
-        "prose": {f"notebooks/{job.path.name}": provenance.digest(prose)},
-        "parameters": {n: v for n, v in job.values.items() if n not in ("output", *DATA)},
-        "shared": provenance.named_files(cells, this.root / "params", root=this.root),
-        "data": {n: provenance.data_identity(job.values[n]) for n in DATA if n in job.values},
-        "inputs": {name: _hash(path) for name, path in inputs.items() if name not in own and path.name not in REPORTED},
-    }
-    return json.loads(json.dumps(parts))  # as it will be read back: a tuple is a list
-
-
-def why(this: Study, job: Job) -> str:
-    """Reason to run a notebook; "" when all that decides its results, and the results, are unchanged."""
-    state = read_json(this.state(job.name))
-    if not state:
-        return "never run here"
-    new = fingerprint(this, job)
-    old = {part: state["fingerprint"].get(part, {}) for part in new}  # an earlier version may not have noted all
-    reasons = []
-    for part, said in REASONS.items():
-        names = [n for n in sorted({*old[part], *new[part]}) if old[part].get(n) != new[part].get(n)]
-        reasons += [f"{said}: {_listed(names)}"] if names else []
-    existing = this.products()
-    lost = [name for name in state["products"] if name not in existing]
-    altered = [n for n, known in state["products"].items() if n in existing and _hash(existing[n]) != known]
-    reasons += [f"results missing: {_listed(lost)}"] if lost else []
-    reasons += [f"results altered: {_listed(altered)}"] if altered else []
-    return "; ".join(reasons)
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-def record(this: Study, job: Job, identity: dict, *, before: Mapping[str, int], used: dict) -> None:
-    """Note a finished notebook: privately, to skip it next time; publicly, in provenance.json.
-
-    before    {product: modification time} when it started: what has another one now was made by this notebook
-    """
-    made = {n: _hash(p) for n, p in this.products().items() if p.stat().st_mtime_ns != before.get(n)}
-    hidden = this.private()
-    settings = {n: hidden.get(v, v) if isinstance(v, str) else v for n, v in job.values.items()}
-    public = {
-        "code": provenance.digest(identity["code"]),
-        "parameters": provenance.digest(identity["parameters"]),
-        "settings": {name: value for name, value in settings.items() if name != "output"},
-        "seed": job.values.get("seed"),
-        "versions": provenance.versions(),
-        **used,
-    }
-    ledger = this.results / "provenance.json"
-    _write_json(ledger, read_json(ledger) | {job.name: public})
-    finished = time.strftime("%Y-%m-%d %H:%M")
-    _write_json(this.state(job.name), {"finished": finished, "fingerprint": identity, "products": made})
-
-
-def read_json(path: Path) -> dict:
-    """Content of a JSON file, {} when it does not exist or is damaged."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-
-
-def _write_json(path: Path, value: dict) -> None:
-    text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False)
-    write_atomically(path, text + "\n")
-
-
-def _hash(path: Path) -> str:
-    return provenance.digest(path.read_bytes())

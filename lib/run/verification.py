@@ -5,34 +5,74 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-# Two machines agree to about 1e-5 in a network's output, but a near-tie that falls the other way moves an
-# image's ranking score by a step of its curve; anything beyond these is a different result.
-RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE = 1e-2, 1e-3
+from lib.store.files import read_yaml
+
+# Two machines agree to about 1e-5 in a network's output, but a near-tie that falls the other way moves an image's
+# ranking score by a step of its curve. A metric's own spread says how much that is; its unit does not.
+TOLERANCE = 1e-2
+MEASURED = ("metric", "axiom", "quantity")  # columns that say what a number measures
+CLOCK = "seconds"  # the metric that depends on the machine and on its other work
 
 
-def compare_folders(committed: Path, fresh: Path, *, partial: bool) -> dict[str, str]:
-    """{table: what `compare` says} for the tables in two folders; `partial`: only those recomputed count."""
+def compare_folders(committed: Path, fresh: Path, *, partial: bool, timed: tuple[str, ...] = ()) -> dict[str, str]:
+    """{table: what `compare` says} for the tables in two folders; `partial`: only those recomputed count.
+
+    timed: claims whose verdict depends on the clock; they and the metric "seconds" are shown, not compared.
+    """
     old, new = ({p.name: p for p in folder.glob("*") if _is_table(p)} for folder in (committed, fresh))
     said = {}
     for name in sorted(new if partial else {*old, *new}):
         if name in old and name in new:
-            said[name] = compare(_read(old[name]), _read(new[name]))
+            tables = [_read(path) for path in (old[name], new[name])]
+            said[name] = compare(*(table[~_by_the_clock(table, timed)] for table in tables))
+            shown = _shown(*(table[_by_the_clock(table, timed)] for table in tables))
+            said[name] += f"; not compared, by the clock: {shown}" if shown else ""
         else:
             said[name] = f"DIFFERS: only {'recomputed' if name in new else 'committed'}"
     return said
 
 
+def timed_claims(registry: Path) -> tuple[str, ...]:
+    """The claims of a registry whose test selects the metric "seconds"."""
+    claims = read_yaml(registry) if registry.exists() else {}
+    return tuple(name for name, entry in claims.items() if _selects_seconds(entry.get("test")))
+
+
+def _selects_seconds(test: object) -> bool:
+    if isinstance(test, dict):
+        return test.get("metric") == CLOCK or any(_selects_seconds(part) for part in test.values())
+    return isinstance(test, list) and any(_selects_seconds(part) for part in test)
+
+
+def _by_the_clock(table: pd.DataFrame, timed: tuple[str, ...]) -> pd.Series:
+    none = pd.Series(False, index=table.index)
+    return (table["metric"].eq(CLOCK) if "metric" in table else none) | (
+        table["claim"].isin(timed) if "claim" in table else none
+    )
+
+
+def _shown(committed: pd.DataFrame, fresh: pd.DataFrame) -> str:
+    """What the clock says in the two tables: verdicts of claims, or the mean of `value`."""
+    if "claim" in committed:
+        names = [name for name in committed["claim"] if name in set(fresh["claim"])]
+        old, new = (table.drop_duplicates("claim").set_index("claim")["verdict"] for table in (committed, fresh))
+        return ", ".join(f"{name} {old[name]} → {new[name]}" for name in dict.fromkeys(names))
+    return f"mean {CLOCK} {committed['value'].mean():.3g} → {fresh['value'].mean():.3g}" if len(committed) else ""
+
+
 def compare(committed: pd.DataFrame, fresh: pd.DataFrame) -> str:
     """One line that begins with DIFFERS unless the rows are the same and all numbers are within tolerance.
 
-    Rows are matched by every column that does not hold fractions, and by their order where those repeat.
-    Two missing numbers are equal; one missing number is beyond every tolerance.
+    Rows are matched by every column that does not hold fractions, and by their order where those repeat. A number may
+    differ by TOLERANCE of its size and of the spread of what it measures, see `_spread`. Two missing numbers are
+    equal; one missing number is beyond every tolerance.
     """
     if list(committed.columns) != list(fresh.columns):
         return f"DIFFERS: columns {', '.join(fresh.columns)} instead of {', '.join(committed.columns)}"
     numbers = [name for name in committed if "f" in (committed[name].dtype.kind, fresh[name].dtype.kind)]
     keys = [name for name in committed if name not in numbers]
-    both = _numbered(committed, keys).merge(
+    spread = _spread(committed, numbers).add_suffix(" spread")
+    both = pd.concat([_numbered(committed, keys), spread], axis=1).merge(
         _numbered(fresh, keys), on=[*keys, "_nth"], how="outer", suffixes=("", " new"), indicator="_side"
     )
     unmatched = both[both["_side"] != "both"]
@@ -41,9 +81,9 @@ def compare(committed: pd.DataFrame, fresh: pd.DataFrame) -> str:
         return f"DIFFERS: {old} rows only committed, {new} only recomputed, as {_row(unmatched.iloc[0], keys)}"
     if not numbers or both.empty:
         return f"{len(both)} rows equal"
-    old, new = (both[[name + side for name in numbers]].to_numpy(float) for side in ("", " new"))
-    with np.errstate(invalid="ignore"):  # inf - inf
-        excess = np.abs(new - old) / (ABSOLUTE_TOLERANCE + RELATIVE_TOLERANCE * np.abs(old))
+    old, new, apart = (both[[name + side for name in numbers]].to_numpy(float) for side in ("", " new", " spread"))
+    with np.errstate(invalid="ignore", divide="ignore"):  # inf - inf, 0 / 0
+        excess = np.abs(new - old) / (TOLERANCE * (np.abs(old) + apart))
     excess[np.isnan(excess)] = np.inf
     excess[(old == new) | (np.isnan(old) & np.isnan(new))] = 0
     row, column = np.unravel_index(excess.argmax(), excess.shape)
@@ -55,6 +95,24 @@ def compare(committed: pd.DataFrame, fresh: pd.DataFrame) -> str:
     if beyond:
         return f"DIFFERS: {beyond} of {excess.size} numbers beyond tolerance, {worst}"
     return f"{len(both)} rows agree, {worst}" if excess.any() else f"{len(both)} rows equal"
+
+
+def _spread(table: pd.DataFrame, numbers: list[str]) -> pd.DataFrame:
+    """What each number may be measured by: the standard deviation of all that measure the same, 0 where it is alone.
+
+    A claim's estimate and interval are measured by the width of that interval, because no two claims share a unit.
+    """
+    same = [name for name in MEASURED if name in table]
+    finite = table[numbers].where(np.isfinite(table[numbers].astype(float)))
+    found = (
+        finite.groupby([table[name] for name in same], dropna=False).transform("std", ddof=0)
+        if same
+        else (pd.DataFrame({name: finite[name].std(ddof=0) for name in numbers}, index=table.index))
+    )
+    if {"claim", "ci_low", "ci_high"} <= {*table}:
+        for name in {"estimate", "ci_low", "ci_high"} & {*numbers}:
+            found[name] = table["ci_high"] - table["ci_low"]
+    return found.fillna(0)
 
 
 def _numbered(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
@@ -72,8 +130,6 @@ def _is_table(path: Path) -> bool:
 
 def _read(path: Path) -> pd.DataFrame:
     table = pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
-    if "metric" in table:
-        table = table[table["metric"] != "seconds"]  # no run takes as long as another
     for name in [name for name in table if table[name].map(lambda value: isinstance(value, np.ndarray)).any()]:
-        table = table.explode(name).astype({name: float})  # a curve becomes one row per point
+        table = table.explode(name, ignore_index=True).astype({name: float})  # a curve becomes one row per point
     return table.drop(columns="note", errors="ignore")  # prose about the numbers, not a result

@@ -1,15 +1,26 @@
-"""Files: whole or not at all, and what the operating system says about them in one sentence."""
+"""Files: read as UTF-8, told apart by what they hold, written whole or not at all, by one process at a time."""
 
 import codecs
 import contextlib
 import errno
+import hashlib
+import json
 import os
+import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
+import yaml
+from filelock import FileLock, Timeout
+
 from lib import InputError
+
+FRESH = 2 * 10**9  # nanoseconds in which a file may be written again without a new time stamp
+
+_known: dict[str, list] = {}  # {path: [size, time of modification, time of change, digest of its content]}
 
 
 @contextlib.contextmanager
@@ -35,7 +46,7 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     """
     with plain_file_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.")
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(content.encode() if isinstance(content, str) else content)
@@ -48,21 +59,127 @@ def write_atomically(path: Path, content: bytes | str) -> None:
             raise
 
 
+@contextlib.contextmanager
+def _plain_reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); give a file that exists and is yours.") from error
+
+
 def read_text(path: Path) -> str:
     """The text of a file in UTF-8, with or without a byte-order mark.
 
     Raises InputError for a file that is missing, not readable or in another encoding.
     """
-    try:
+    with _plain_reading(path):
         content = Path(path).read_bytes()
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); give a file that exists and is yours.") from error
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         found = "UTF-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "not UTF-8"
         line = content.count(b"\n", 0, error.start) + 1
         raise InputError(f"The text of {path} is {found} (line {line}); save the file as UTF-8.") from error
+
+
+class _OnceEach(yaml.SafeLoader):
+    """Plain values only, and no key twice in one mapping, where YAML would keep the last."""
+
+    def construct_mapping(self, node, deep=False):
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        twice = [key for key, _ in node.value if names.count(key.value) > 1]
+        if twice:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"{twice[-1].value!r} is given {names.count(twice[-1].value)} times", twice[-1].start_mark
+            )
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path) -> object:
+    """What a YAML file holds; raises InputError as `read_text`, for broken YAML, and for a key that is given twice."""
+    try:
+        return yaml.load(read_text(path), Loader=_OnceEach)
+    except yaml.YAMLError as error:
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+        place = f" (line {mark.line + 1})" if mark else ""
+        advice = "indent with blanks instead of tabs" if "\\t" in str(problem) else "correct it"
+        raise InputError(f"{path} is not valid YAML{place}: {problem or error}; {advice}.") from error
+
+
+def content_digest(path: Path) -> str:
+    """Hash that tells files and folders apart by what they hold, wherever they lie; hidden files do not count.
+
+    A file is read again only when its size or its time stamps have changed. Raises InputError for a path that does
+    not exist or cannot be read.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"There is no {str(path)!r}; give an existing folder or file, or leave it out.")
+    with _plain_reading(path):
+        if path.is_file():
+            return _file_digest(path)
+        names = sorted(
+            os.path.relpath(os.path.join(folder, name), path).replace(os.sep, "/")
+            for folder, _, names in os.walk(path, onerror=_raised)
+            for name in names
+        )
+        listing = [(name, _file_digest(path / name)) for name in names if not name.rpartition("/")[2].startswith(".")]
+    return hashlib.sha256(json.dumps(listing).encode()).hexdigest()[:16]
+
+
+def _raised(error: OSError) -> None:
+    raise error
+
+
+def _file_digest(path: Path) -> str:
+    stat = path.stat()
+    stamps = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
+    name = os.path.abspath(path)
+    if _known.get(name, [])[:3] == stamps:
+        return _known[name][3]
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    if time.time_ns() - stat.st_mtime_ns > FRESH:
+        _known[name] = [*stamps, found]
+    return found
+
+
+@contextlib.contextmanager
+def remembered_contents(file: Path) -> Iterator[None]:
+    """Let `content_digest` remember in `file`, from one process to the next, which files it has read."""
+    with contextlib.suppress(OSError, ValueError):
+        _known.update(json.loads(file.read_text(encoding="utf-8")))
+    before = dict(_known)
+    try:
+        yield
+    finally:
+        if _known != before:
+            with contextlib.suppress(InputError):  # a folder that cannot be written costs a reading, not the run
+                write_atomically(file, json.dumps(_known))
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold `folder` for this process alone; the lock of a process that died is free.
+
+    Raises InputError while another process holds it, and where the folder cannot be written.
+    """
+    file = folder / "lock"
+    lock = FileLock(file)
+    with plain_file_errors(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise InputError(
+                f"Another run is at work in {folder.parent}; wait until it has ended, or give another OUTPUT= folder."
+            ) from error
+        except NotImplementedError:
+            print(f"{folder} is on a disk without locks: start one run at a time in it.", file=sys.stderr)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def package_folder(package: str) -> Path:

@@ -1,9 +1,11 @@
 """An experiment: independent units of work, each computed once, joined into one tidy table."""
 
+import inspect
 import io
 import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
@@ -12,6 +14,7 @@ from tqdm import tqdm
 
 from lib import ROOT, InputError
 from lib.store import provenance
+from lib.store.digest import digest
 from lib.store.files import write_atomically
 
 
@@ -26,29 +29,31 @@ def trained_folder(output: str) -> Path:
 
 
 def evaluate(
-    units: Mapping[str, object],
-    compute: Callable[..., pd.DataFrame],
-    *,
-    cache: Path,
-    key: str,
-    label: str,
+    units: Mapping[str, object], compute: Callable[..., pd.DataFrame], *, cache: Path, label: str
 ) -> pd.DataFrame:
     """Rows of compute(args) for every unit, in the order of `units`; finished units are read from the cache.
 
     units    {unit name: args}; a tuple is spread, compute(*args), anything else is the only argument
-    cache    `units_folder(output)`; each unit is <cache>/<key>/<unit>.parquet, written when it is finished
-    key      changes whenever a stored unit would be wrong; see `provenance.unit_key`
+    compute  a function of a module, its settings bound by functools.partial
+    cache    `units_folder(output)`; each unit is <cache>/<module>.<function>/<unit>-<key>.parquet, written when it is
+             finished. The key is the `digest` of all that the rows depend on: `compute` with its settings and source,
+             the unit's own args with the contents of its images and weights, versions, device and threads.
     label    name beside the progress bar (standard error)
 
     An interruption or a full disk loses at most the unit in hand. A stored unit that cannot be read is
-    computed again. Raises InputError without units, and on a disk that is full or not writable.
+    computed again. Raises InputError without units, for args or a `compute` that have no digest, and on a disk that is
+    full or not writable.
     """
     if not units:
         raise InputError(f"{label} was given no units to compute; give at least one image and one model.")
+    sources: dict[str, str] = {}
+    shared = digest([compute, provenance.environment()], sources)
+    function = inspect.unwrap(compute.func if isinstance(compute, partial) else compute)
+    folder = Path(cache) / f"{function.__module__.rpartition('.')[2]}.{function.__qualname__}"
     frames = []
     with tqdm(units.items(), desc=label, unit="unit", mininterval=0.5, leave=False, file=sys.stderr) as progress:
         for name, args in progress:
-            path = Path(cache) / key / f"{quote(name, safe='')}.parquet"
+            path = folder / f"{quote(name, safe='')[:150]}-{digest([shared, args], sources)}.parquet"
             frame = _read(path, progress)
             if frame is None:
                 frame = _compute(compute, args, path, label=label)

@@ -13,13 +13,14 @@ from tqdm import tqdm
 
 from lib import InputError
 from lib.data.digits import CLASSES, MEAN, STD, digits
+from lib.models.checkpoints import load_weights
 from lib.models.fold import prepare
 from lib.models.homogeneity import remove_biases
 from lib.models.layers import Normalize
 from lib.models.zoo import Network, best_device
 from lib.seeds import seeded
+from lib.store.digest import content_key
 from lib.store.files import write_atomically
-from lib.store.provenance import unit_key
 
 MEMORISED = 0.95  # training accuracy on permuted labels that Adebayo et al. (NeurIPS 2018) ask for
 
@@ -51,14 +52,22 @@ def fit(
     in eval mode, is asked after each epoch; True ends the training early.
     The batches depend on `seed` alone, so that different losses see the same ones; a loss, or a layer such as
     dropout, may draw from torch's default CPU generator, which is seeded here and restored afterwards.
+    A single image that is left over joins the last batch where the network has batch norms, which need two.
     On a CPU two runs agree to the bit.
-    Raises InputError for a loss that is not finite, and unless there are as many labels as images.
+    Raises InputError for a loss that is not finite, unless there are as many labels as images, and for a network with
+    batch norms and batches of one image.
     """
     if not 0 < len(x) == len(y):
         raise InputError(f"{label} was given {len(x)} images and {len(y)} labels; give as many of each, at least one.")
+    normed = any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in model.modules())
+    if normed and min(batch, len(x)) == 1:
+        raise InputError(f"{label}: batch norms need batches of two images or more; {len(x)} images, batch={batch}.")
     device = best_device()
     model, x, y = model.to(device), x.to(device), y.to(device)
-    steps = epochs * -(-len(x) // batch)
+    sizes = [len(rows) for rows in torch.arange(len(x)).split(batch)]
+    if normed and sizes[-1] == 1:
+        sizes[-2:] = [batch + 1]
+    steps = epochs * len(sizes)
     optimiser = torch.optim.Adam(model.parameters(), lr=learning_rate)
     schedule = torch.optim.lr_scheduler.LinearLR(optimiser, start_factor=1, end_factor=0, total_iters=steps)
     order = torch.Generator().manual_seed(seed)
@@ -68,7 +77,7 @@ def fit(
     ):
         for epoch in range(1, epochs + 1):
             model.train()
-            for rows in torch.randperm(len(x), generator=order).to(device).split(batch):
+            for rows in torch.randperm(len(x), generator=order).to(device).split(sizes):
                 value = loss(model, x[rows], y[rows])
                 if not value.isfinite():
                     raise InputError(
@@ -132,14 +141,14 @@ def digit_network(
     bias=False: its twin without biases, from the same initial weights and batches.
     permuted=True trains on `permuted_labels` of the same seed until MEMORISED of them are fitted, the network of
     the data randomisation test; a line on standard error says so where `epochs` did not suffice.
-    epochs: 8 unless given, and at most 40 with permuted labels. The weights are kept as
-    <cache>/<name>-<hash>.pt; a file that cannot be read is replaced, which a line on standard error says.
+    epochs: 8 unless given, and at most 40 with permuted labels. The weights are kept as <cache>/<name>-<key>.pt (see
+    `content_key`); a file that cannot be read is replaced, which a line on standard error says.
     """
     name = ("mnist_cnn" if bias else "mnist_xcnn") + ("_permuted" if permuted else "")
     epochs = epochs or (40 if permuted else 8)
     train = partial(_trained, permuted=permuted, bias=bias, seed=seed, epochs=epochs, label=name)
-    key = unit_key(name, ["lib.training.fit"], seed=seed, epochs=epochs)
-    return prepared(name, kept(digit_cnn(bias=bias), train, cache=cache, key=key), (1, 28, 28))
+    network = kept(digit_cnn(bias=bias), train, cache=cache, key=content_key(name, train))
+    return prepared(name, network, (1, 28, 28))
 
 
 def prepared(name: str, model: nn.Module, shape: tuple[int, int, int]) -> Network:
@@ -160,10 +169,9 @@ def kept(model: nn.Module, train: Callable[[], nn.Module], *, cache: Path, key: 
     file = Path(cache) / f"{key}.pt"
     if file.exists():
         try:
-            model.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
-            return model
-        except Exception as error:  # torch.load raises half a dozen unrelated types
-            print(f"{file.name} is damaged ({type(error).__name__}) and is trained again.", file=sys.stderr)
+            return load_weights(model, file)
+        except InputError as error:
+            print(f"The network is trained again: {error}", file=sys.stderr)
     trained = train()
     buffer = io.BytesIO()
     torch.save(trained.cpu().state_dict(), buffer)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,7 +14,7 @@ from lib.attacks.pgd import pgd
 from lib.data.imagesets import SETS, image_set
 from lib.models.rar_resnet import rar_network
 from lib.models.zoo import Network, best_device
-from lib.store.provenance import unit_key
+from lib.store.digest import content_key
 from lib.training.fit import digit_cnn, digit_network, fit, kept, prepared
 
 KINDS = ("natural", "pgd", "ig_norm", "ig_sum_norm")
@@ -154,21 +155,21 @@ def trained_network(
     if kind == "natural" and data == "mnist_5k":
         return digit_network(cache=cache, seed=seed)
     name = f"{'mnist_cnn' if data == 'mnist_5k' else data}_{kind}"
-    natural = kind == "natural"
-    how = how or (NATURAL if natural else schedule(kind, data))
+    how = how or (NATURAL if kind == "natural" else schedule(kind, data))
+    train = partial(_trained, kind, data, root=root, cache=cache, seed=seed, how=how, label=name)
+    model = kept(untrained_network(data), train, cache=cache, key=content_key(name, train))
+    return prepared(name, model, SETS[data].shape)
 
-    def trained() -> nn.Module:
-        model = untrained_network(data, seed=seed).to(best_device())
-        if not natural:
-            start = trained_network("natural", data, root=root, cache=cache, seed=seed)
-            model.load_state_dict(start.model.state_dict())
-        train = image_set(data, "train", root=root)
-        loss = {} if natural else {"loss": robust_loss(kind, how)}
-        options = {"epochs": how.epochs, "batch": how.batch, "learning_rate": how.learning_rate}
-        return fit(model.requires_grad_(True), train.x, train.y, seed=seed, label=name, **loss, **options)
 
-    key = unit_key(name, ["lib.training.robust"], datasets=str(root), seed=seed, schedule=vars(how))
-    return prepared(name, kept(untrained_network(data), trained, cache=cache, key=key), SETS[data].shape)
+def _trained(kind: str, data: str, *, root: str | Path, cache: Path, seed: int, how: Schedule, label: str) -> nn.Module:
+    model = untrained_network(data, seed=seed).to(best_device())
+    if kind != "natural":
+        start = trained_network("natural", data, root=root, cache=cache, seed=seed)
+        model.load_state_dict(start.model.state_dict())
+    train = image_set(data, "train", root=root)
+    loss = {} if kind == "natural" else {"loss": robust_loss(kind, how)}
+    options = {"epochs": how.epochs, "batch": how.batch, "learning_rate": how.learning_rate}
+    return fit(model.requires_grad_(True), train.x, train.y, seed=seed, label=label, **loss, **options)
 
 
 def untrained_network(data: str, *, seed: int = 0) -> nn.Module:

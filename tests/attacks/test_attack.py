@@ -1,8 +1,12 @@
 """Attacks on cases whose best direction is known, and what they promise: the ball, the range, the label, the batch."""
 
+from dataclasses import replace
+
 import pytest
+import timm
 import torch
 from torch import nn
+from torchvision.models import VisionTransformer
 
 from lib import InputError
 from lib.attacks import (
@@ -38,6 +42,7 @@ class Quadratic(nn.Module):
     def __init__(self, q):
         super().__init__()
         self.q = q
+        self.eval()
 
     def forward(self, x):
         value = (self.q * x.square()).flatten(1).sum(1) / 2
@@ -149,6 +154,82 @@ def test_the_gradient_through_a_map_against_double_backward_and_finite_differenc
         torch.testing.assert_close(pullback(twin, x, y, method, wanted, budget=1), gradient)
 
 
+class Activated(nn.Module):
+    """A layer, an activation called as a function, a layer."""
+
+    def __init__(self, activation):
+        super().__init__()
+        self.activation, self.one, self.two = activation, nn.Linear(12, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.two(self.activation(self.one(x.flatten(1))))
+
+
+def attentive(kind):
+    """A small network with softmax in it: attention, fused and in either library's words, or alone."""
+    torch.manual_seed(0)
+    size = {"image_size": 4, "patch_size": 2}
+    model = {
+        "torchvision": lambda: VisionTransformer(
+            **size, num_layers=1, num_heads=2, hidden_dim=8, mlp_dim=8, num_classes=3
+        ),
+        "timm": lambda: timm.models.VisionTransformer(4, 2, num_classes=3, embed_dim=8, depth=1, num_heads=2),
+        "softmax": lambda: Activated(lambda h: h.softmax(1)),
+    }[kind]()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.5)  # torchvision's head begins with zeros
+    return model.double().eval().requires_grad_(False)
+
+
+@pytest.mark.parametrize("method", [METHODS[0], METHODS[2]])
+@pytest.mark.parametrize("kind", ["torchvision", "timm", "softmax"])
+def test_the_gradient_through_a_map_of_an_attentive_network_against_finite_differences(kind, method):
+    model, y = attentive(kind), torch.tensor([0, 2])
+    generator = torch.Generator().manual_seed(3)
+    side = 2 if kind == "softmax" else 4
+    x, along = (torch.rand(2, 3, side, side, dtype=torch.float64, generator=generator) * 0.9 + 0.05 for _ in "ab")
+    clean = normalised(raw_maps(model, x, y, method))
+    wanted, h = goal("top_k", clean, k=2), 1e-5
+    numerical = [wanted(raw_maps(model, x + by * along, y, method)) / (2 * h) for by in (h, -h)]
+    found = (pullback(model, x, y, method, wanted) * along).sum((1, 2, 3))
+    assert (found != 0).all()
+    torch.testing.assert_close(found, numerical[0] - numerical[1], rtol=1e-4, atol=1e-8)
+
+
+def test_an_attack_on_a_transformer_takes_the_network_itself_as_surrogate():
+    model = attentive("timm").float()
+    x = torch.rand(2, 3, 4, 4)
+    y, how = model(x).argmax(1), Attack("top_k", epsilon=0.1, step=0.05, iterations=3, k=2)
+    found = attack(model, x, y, Method(), how, images=IDS[:2], surrogate=model)
+    assert (found.score < 1).all()
+    with pytest.raises(InputError, match="surrogate=model"):
+        attack(model, x, y, Method(), how, images=IDS[:2])
+    with pytest.raises(InputError, match="smooth surrogate="):
+        attack(lambda p: model(p), x, y, Method(), how, images=IDS[:2])
+    assert attack(model, x, y, Method(), replace(how, aim="random"), images=IDS[:2]).usable.all()  # needs none
+
+
+class Once(torch.autograd.Function):
+    """2 x, with a gradient but neither a forward mode nor a second derivative."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return 2 * x
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):
+        return 2 * grad
+
+
+def test_a_network_without_second_derivatives_is_refused_in_a_sentence():
+    model, x = Activated(lambda h: Once.apply(h).square()).eval(), torch.rand(1, 3, 2, 2)
+    with pytest.raises(InputError, match="no derivative by way of autograd"):
+        pullback(model, x, 0, Method(), lambda raw: raw.square().sum((1, 2, 3)))
+    with pytest.raises(InputError, match="not a function of the map"):
+        pullback(model, x, 0, Method(), lambda raw: torch.ones(1))
+
+
 def test_the_direction_on_a_quadratic_by_hand():
     # a(x) = |q x| HW / sum: less mass on the top pixels moves them towards 0 and all others away from it.
     q, x = torch.tensor([[[4.0, 1.0], [-1.0, 1.0]]]), torch.full((1, 1, 2, 2), 0.5)
@@ -174,7 +255,7 @@ def test_one_step_of_the_top_k_attack_on_a_quadratic_by_hand():
 
 
 def test_a_linear_network_has_a_gradient_that_no_attack_moves():
-    model = nn.Sequential(nn.Flatten(), nn.Linear(9, 2)).requires_grad_(False)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(9, 2)).eval().requires_grad_(False)
     x = torch.rand(2, 1, 3, 3)
     y = model(x).argmax(1)
     how = Attack("top_k", epsilon=0.1, step=0.05, iterations=3, k=2)
@@ -290,22 +371,22 @@ def test_random_signs_by_hand_and_by_image():
     assert torch.equal(random_sign(x[:1], epsilon=0.1, images=IDS[1:2])[0], noisy[1])
     assert not torch.equal(noisy[0], noisy[1])
     assert random_sign(torch.ones(1, 1, 40, 40), epsilon=0.1, images=IDS[:1]).max() == 1
-    steps = random_walk((1, 40, 40), IDS[:2])
+    steps = random_walk(x, images=IDS[:2])
     first, second = next(steps), next(steps)
     assert first.unique().tolist() == [-1, 1] and not torch.equal(first, second)
 
 
 def test_pgd_on_a_linear_objective_goes_to_the_corner():
-    w, x = torch.tensor([[1.0, -2, 3, 0]]), torch.tensor([[0.5, 0.5, 0.95, 0.5]])
+    w, x = torch.tensor([1.0, -2, 3, 0]), torch.tensor([[[[0.5, 0.5, 0.95, 0.5]]]])
     found = pgd(lambda p: (w * p).sum(), x, epsilon=0.1, step=0.06, iterations=2, start=x)
-    torch.testing.assert_close(found, torch.tensor([[0.6, 0.4, 1.0, 0.5]]))
+    torch.testing.assert_close(found, torch.tensor([[[[0.6, 0.4, 1.0, 0.5]]]]))
     assert not found.requires_grad
 
 
 def test_pgd_accuracy_of_a_network_with_a_known_margin():
     model = nn.Sequential(nn.Flatten(), nn.Linear(1, 2, bias=False)).requires_grad_(False)
     model[1].weight.data = torch.tensor([[-1.0], [1.0]])
-    model = nn.Sequential(nn.AvgPool2d(1), _Shift(0.5), model)
+    model = nn.Sequential(nn.AvgPool2d(1), _Shift(0.5), model).eval()
     x = torch.tensor([0.45, 0.2, 0.55, 0.9]).view(4, 1, 1, 1)
     y = torch.tensor([0, 0, 1, 0])
     found = robust_answers(model, x, y, epsilon=0.1, step=0.05, iterations=5, images=IDS)
@@ -327,12 +408,35 @@ class _Shift(nn.Module):
         (lambda: Attack("topk", 0.1, 0.1, 1, 5), "did you mean 'top_k'"),
         (lambda: Attack("top_k", 0.1, 0.1, 1, 5, measure="kendal"), "did you mean 'kendall'"),
         (lambda: Attack("top_k", 8, 1, 1, 5), r"from 0 to 1 .* \(8/255 is 0.0314\)"),
-        (lambda: Attack("top_k", 0.1, 0.1, 0, 5), "at least 1"),
+        (lambda: Attack("top_k", 0.1, 0.1, 0, 5), "iterations is 0; give a whole number of at least 1"),
+        (lambda: Attack("top_k", 0.1, 0.1, 1.5, 5), "iterations is 1.5"),
+        (lambda: Attack("top_k", 0.1, 0.1, 1, 0), "k is 0"),
+        (lambda: Attack("top_k", 0.1, 0.1, 1, 5, attack_k=True), "attack_k is True"),
+        (lambda: Attack("top_k", 0.1, 0.1, 1, 5, restarts=0), "restarts is 0"),
+        (lambda: Attack("top_k", 0.1, 0.1, 1, 5, radius=-1), "radius is -1"),
+        (lambda: Attack("top_k", 0.1, 0.1, 1, 5, levels=0), "levels is 0"),
+        (lambda: Attack("top_k", "8/255", 0.1, 1, 5), r"epsilon is '8/255' .* \(8/255 is 0.0314\)"),
+        (lambda: Attack("top_k", float("nan"), 0.1, 1, 5), "epsilon is nan"),
+        (lambda: Attack("top_k", 0.1, float("nan"), 1, 5), "step nan"),
+        (lambda: Attack("top_k", 0.1, float("inf"), 1, 5), "step inf"),
         (lambda: Method("ig"), "no attack on 'ig'"),
         (lambda: Method("gradient", 5), "the others 1"),
+        (lambda: Method("integrated_gradients", 0), "steps is 0"),
+        (lambda: Method("integrated_gradients", 2.5), "steps is 2.5"),
         (lambda: Method("integrated_gradients", 5, "left"), "midpoint or right"),
-        (lambda: goal("target", torch.rand(1, 4, 4), k=1), "region is None"),
-        (lambda: random_sign(torch.rand(2, 1, 4, 4), epsilon=0.1, images=["a"]), "one id per image"),
+        (lambda: goal("target", torch.rand(1, 4, 4), k=1), "region is a NoneType"),
+        (lambda: goal("target", torch.rand(1, 4, 4), k=1, region=torch.ones(4, 5)), r"region is \(4, 5\)"),
+        (lambda: goal("target", torch.rand(1, 4, 4), k=1, region=torch.zeros(4, 4)), "region holds no pixel"),
+        (lambda: goal("lens_top_k", torch.rand(1, 4, 4), k=1, radius=-1), "radius is -1"),
+        (lambda: goal("top_k", torch.rand(1, 4, 4), k=17), "k is 17"),
+        (lambda: goal("mass_centre", torch.rand(4, 4), k=1), r"clean is \(4, 4\)"),
+        (lambda: goal("mass_centre", torch.full((1, 4, 4), torch.nan), k=1), "clean is .* NaN"),
+        (lambda: mass_centre(torch.rand(1, 1, 4, 4)), r"give maps \(N, H, W\)"),
+        (lambda: mass_centre(torch.tensor([[[-1.0, 1.0]]])), "negative"),
+        (lambda: normalised(torch.rand(4, 4)), r"give maps \(B, C, H, W\)"),
+        (lambda: normalised(torch.rand(1, 1, 4, 4).half()), "float32 or float64"),
+        (lambda: normalised(torch.full((1, 1, 4, 4), torch.inf)), "infinite"),
+        (lambda: random_sign(torch.rand(2, 1, 4, 4), epsilon=0.1, images=["a"]), "one id an image"),
         (lambda: random_sign(torch.rand(1, 1, 4, 4), epsilon=2, images=["a"]), "epsilon is 2"),
     ],
 )
@@ -341,9 +445,7 @@ def test_what_cannot_be_is_one_sentence(make, message):
         make()
 
 
-def test_k_beyond_the_image_and_nan_are_refused(digits):
+def test_k_beyond_the_image_is_refused(digits):
     model, x, y = digits
     with pytest.raises(InputError, match="k is 785"):
         attack(model, x, y, Method(), Attack("top_k", 0.1, 0.1, 1, 785), images=IDS)
-    with pytest.raises(InputError, match="not finite"):
-        attack(model, x * torch.nan, y, Method(), Attack("top_k", 0.1, 0.1, 1, 5), images=IDS)

@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from lib.attribution.forward import scalar
 from lib.attribution.nodes import Node
 
 F64 = torch.float64
+SCALE = 16  # functions see 16 times the pixels, which lie in [0, 1]; a power of two, so that nothing is rounded
 PATHS = [
     Straight(16),
     Straight(16, reference="blurred"),
@@ -23,16 +25,15 @@ PATHS = [
 
 
 def features(*values):
-    """A batch of one image whose pixels are the features: (1, 1, 1, n)."""
-    return torch.tensor(values, dtype=F64).view(1, 1, 1, -1)
+    """A batch of one image whose pixels are the features, of 0 to 16: (1, 1, 1, n)."""
+    return torch.tensor(values, dtype=F64).view(1, 1, 1, -1) / SCALE
 
 
 def function(of):
     """A 'network' with one logit, of(x1, x2, ...)."""
-    return lambda x: of(*x.flatten(1).unbind(1))[:, None]
+    return lambda x: of(*(SCALE * x).flatten(1).unbind(1))[:, None]
 
 
-LINEAR = function(lambda a, b: 2 * a + b)
 SEPARABLE = function(lambda a, b: 2 * a**2 + b**2)
 DEPENDENT = function(lambda a, b: (2 * a + b) ** 2)
 
@@ -69,8 +70,9 @@ RULES = {"ig": Riemann("trapezoid"), "left": Riemann("left"), "idgi": IDGI(), "g
 
 @pytest.mark.parametrize("path", [Straight(200), Guided(200), Guided(200, fraction=0.5, max_dist=1.0)])
 def test_a_linear_function_gets_weight_times_difference(path):
-    path = type(path)(steps=200, reference=features(-1, -3))
-    close(logit_map(LINEAR, features(10, 5), path, Riemann("left")), 22, 8)
+    path = replace(path, reference=features(3, 1))
+    linear = function(lambda a, b: 2 * (a - 4) + b - 4)
+    close(logit_map(linear, features(14, 9), path, Riemann("left")), 22, 8)
 
 
 def test_a_separable_function_does_not_depend_on_the_path():
@@ -123,7 +125,7 @@ def test_idgi_by_hand_on_two_steps():
 
 def test_squared_gradient_by_hand():
     model = function(lambda a, b: a**2 + b)
-    close(logit_map(model, features(2, 2), Straight(2), SquaredGradient()), 4, 2)
+    close(logit_map(model, features(2, 2), Straight(2), SquaredGradient()) / SCALE**2, 4, 2)
 
 
 def test_a_flat_step_is_counted_not_divided_by():
@@ -262,7 +264,7 @@ def test_maps_can_be_differentiated(path, network, images):
 
 def test_maps_can_train_the_network(images):
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(432, 8), nn.Softplus(), nn.Linear(8, 5)).double()
+    model = nn.Sequential(nn.Flatten(), nn.Linear(432, 8), nn.Softplus(), nn.Linear(8, 5)).double().eval()
     result = attribute(model, images, TARGETS, path=Straight(3), rules={"ig": Riemann()}, create_graph=True)
     result["ig"].abs().sum().backward()
     assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in model[1].parameters())

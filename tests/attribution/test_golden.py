@@ -5,7 +5,8 @@ import torch
 
 from lib.attribution import IDGI, Blur, Guided, Riemann, Straight, attribute, walk
 
-X = torch.tensor([1, 0.6, -0.5, 0.8], dtype=torch.float64).view(1, 4, 1, 1)
+X = torch.tensor([1, 0.6, 0.5, 0.8], dtype=torch.float64).view(1, 4, 1, 1)
+SIGNS = torch.tensor([1, 1, -1, 1], dtype=torch.float64)  # pixels lie in [0, 1], the third feature is -0.5
 WEIGHTS = torch.tensor([1, -2, 0.5, 3], dtype=torch.float64)
 TARGET = torch.tensor([1])
 
@@ -17,7 +18,7 @@ def sigmoid_of(u):
 
 def model(x):
     """f = sigmoid(w.x + 1.5 x0 x1 - .8 x2^2 - 1), x (B, 4, 1, 1)."""
-    x = x.flatten(1)
+    x = SIGNS * x.flatten(1)
     return sigmoid_of(x @ WEIGHTS + 1.5 * x[:, 0] * x[:, 1] - 0.8 * x[:, 2] ** 2 - 1)
 
 
@@ -117,7 +118,7 @@ def test_guided_ig_and_idgi(steps, fraction, max_dist, gig, released, corrected)
 
 
 def test_guided_path_rows():
-    points = [node.x.flatten() for node in walk(model, Guided(8, fraction=0.5, max_dist=1.0), X, TARGET)]
+    points = [SIGNS * node.x.flatten() for node in walk(model, Guided(8, fraction=0.5, max_dist=1.0), X, TARGET)]
     for step, row in {
         1: (0.2417, 0, -0.1208, 0),
         4: (0.8389, 0.2486, -0.3625, 0),

@@ -88,7 +88,7 @@ def smooth_squared(model, x, target, images=IMAGES, **options):
 
 
 def test_linear_network_has_its_weights_for_a_gradient():
-    model = nn.Sequential(nn.Flatten(), linear([[1.0, -2.0, 3.0, 0.0], [5.0, 0.0, -1.0, 1.0]], [7.0, 8.0]))
+    model = nn.Sequential(nn.Flatten(), linear([[1.0, -2.0, 3.0, 0.0], [5.0, 0.0, -1.0, 1.0]], [7.0, 8.0])).eval()
     x, target = torch.tensor([0.5, 0.25, 1.0, 0.75]).view(1, 1, 2, 2).repeat(2, 1, 1, 1), torch.tensor([0, 1])
     weights = torch.tensor([[1.0, -2, 3, 0], [5, 0, -1, 1]]).view(2, 1, 2, 2)
     assert torch.equal(input_gradient(model, x, target), weights)
@@ -99,19 +99,19 @@ def test_linear_network_has_its_weights_for_a_gradient():
 
 def test_quadratic_network_and_the_objectives():
     x, target = torch.tensor([[0.5, 0.25], [0.0, 1.0]]).view(1, 1, 2, 2), torch.tensor([0])
-    assert torch.equal(input_gradient(Squares(), x, target), 2 * x)
+    assert torch.equal(input_gradient(Squares().eval(), x, target), 2 * x)
     total = torch.tensor(0.25 + 0.0625 + 1)
     other = torch.sigmoid(-total)  # probability of the other class
-    log = input_gradient(Squares(), x, target, objective="log_probability")
+    log = input_gradient(Squares().eval(), x, target, objective="log_probability")
     torch.testing.assert_close(log, 2 * x * other)
-    probability = input_x_gradient(Squares(), x, target, objective="probability")
+    probability = input_x_gradient(Squares().eval(), x, target, objective="probability")
     torch.testing.assert_close(probability, 2 * x.square() * other * (1 - other))
 
 
 def test_gradcam_by_hand():
     # Channels A = (x, 4x - 1), F = mean of 2 A_0 - A_1: weights (2, -1) / 4, map relu(1 - 2x) / 4
     head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), linear([[2.0, -1.0]], [9.0])]
-    model = nn.Sequential(nn.AvgPool2d(2), convolution([1.0, 4.0], [0.0, -1.0]), *head)
+    model = nn.Sequential(nn.AvgPool2d(2), convolution([1.0, 4.0], [0.0, -1.0]), *head).eval()
     coarse = torch.tensor([[0.25, 0.75], [0.0, 0.5]])
     x = coarse.repeat_interleave(2, 0).repeat_interleave(2, 1).view(1, 1, 4, 4)
     # The coarse map ((1/8, 0), (1/4, 0)), its corners on the corners of 4 x 4
@@ -123,7 +123,9 @@ def test_gradcam_by_hand():
 def test_gradcam_takes_the_last_convolution_before_the_first_linear_layer():
     conv = convolution([1.0], [0.0])
     late = nn.Sequential(nn.Unflatten(1, (4, 1, 1)), nn.Conv2d(4, 1, 1), nn.Flatten())
-    model = nn.Sequential(convolution([3.0], [1.0]), conv, nn.Flatten(), linear([[1.0] * 4] * 4, [0.0] * 4), late)
+    model = nn.Sequential(
+        convolution([3.0], [1.0]), conv, nn.Flatten(), linear([[1.0] * 4] * 4, [0.0] * 4), late
+    ).eval()
     x, seen = torch.rand(1, 1, 2, 2), []
     conv.register_forward_hook(lambda layer, args, output: seen.append(output.detach()))
     cam = gradcam(model, x, torch.tensor([0]))
@@ -134,7 +136,7 @@ def test_gradcam_takes_the_last_convolution_before_the_first_linear_layer():
 def test_fullgrad_by_hand():
     # Both channels are positive: F = sum_i v_i (2 x_i + 1) + u_i (x_i + 2) + 10
     v, u = [1.0, 2.0, -1.0, 4.0], [0.0, 1.0, 0.0, 1.0]
-    model = nn.Sequential(convolution([2.0, 1.0], [1.0, 2.0]), nn.ReLU(), nn.Flatten(), linear([v + u], [10.0]))
+    model = nn.Sequential(convolution([2.0, 1.0], [1.0, 2.0]), nn.ReLU(), nn.Flatten(), linear([v + u], [10.0])).eval()
     x, target = torch.tensor([0.0, 0.5, 1.0, 0.25]).view(1, 1, 2, 2), torch.tensor([0])
     first, (conv, last) = full_gradients(model, x, target)
     assert first.flatten().tolist() == [0, 2.5, -2, 2.25]  # x (2v + u)
@@ -148,7 +150,7 @@ def test_fullgrad_by_hand():
 
 
 def test_fullgrad_of_a_constant_term_is_zero():
-    model = nn.Sequential(convolution([1.0], [1.0]), nn.Flatten(), linear([[1.0] * 4], [0.0]))
+    model = nn.Sequential(convolution([1.0], [1.0]), nn.Flatten(), linear([[1.0] * 4], [0.0])).eval()
     x = torch.tensor([0.0, 0.5, 1.0, 0.25]).view(1, 1, 2, 2)
     torch.testing.assert_close(fullgrad(model, x, torch.tensor([0])), x[:, 0])
 
@@ -203,7 +205,7 @@ def test_smoothgrad_without_noise_is_the_gradient_and_seeds_differ():
 def test_full_gradients_sum_to_the_logit(folded):
     model, (x, target) = network(), batch()
     if folded:  # leaves the batch norm without weights as it is
-        model[8] = nn.Identity()
+        model[8] = nn.Identity().eval()
         model = prepare(model, shape=(3, 12, 12))
         assert not any(isinstance(layer, nn.BatchNorm2d) for layer in model.modules())
     first, biases = full_gradients(model, x, target)
@@ -216,7 +218,7 @@ def test_full_gradients_sum_to_the_logit(folded):
 
 
 def test_a_reached_cap_of_relu6_is_no_bias_term():
-    model = nn.Sequential(convolution([20.0], [0.0]), nn.ReLU6(), nn.Flatten(), linear([[1.0]], [0.0]))
+    model = nn.Sequential(convolution([20.0], [0.0]), nn.ReLU6(), nn.Flatten(), linear([[1.0]], [0.0])).eval()
     first, biases = full_gradients(model, torch.ones(1, 1, 1, 1), torch.tensor([0]))
     assert model(torch.ones(1, 1, 1, 1)).item() == 6
     assert first.item() == 0 and sum(term.sum().item() for term in biases) == 0
@@ -294,13 +296,13 @@ def test_a_photograph_gets_a_finite_map(photograph, method):
 
 def test_what_cannot_be_used_is_refused():
     model, (x, target) = network(), batch()
-    with pytest.raises(InputError, match="samples is 0; give 1 or more"):
+    with pytest.raises(InputError, match="samples is 0; give a whole number of at least 1"):
         smoothgrad(model, x, target, images=IMAGES, samples=0)
-    with pytest.raises(InputError, match="2 image ids for 3 images"):
+    with pytest.raises(InputError, match="2 ids for 3 images"):
         smoothgrad(model, x, target, images=IMAGES[:2])
     flat = nn.Sequential(nn.Flatten(), nn.Linear(432, 4), nn.Unflatten(1, (4, 1, 1)), nn.Conv2d(4, 4, 1), nn.Flatten())
     with pytest.raises(InputError, match="no Conv2d before its first Linear"):
-        gradcam(flat.double(), x, target)
+        gradcam(flat.double().eval(), x, target)
 
 
 def test_fullgrad_asks_for_folded_activations():

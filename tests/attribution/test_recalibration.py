@@ -27,13 +27,17 @@ from lib.attribution.references import FromPool, NoisyCopies, Single, UniformNoi
 
 F64 = torch.float64
 IDS = ["a", "b", "c", "d"]
+SCALE = 8  # functions see 8 times the pixels, which lie in [0, 1]; a power of two, so that nothing is rounded
 
 
 def features(*values):
-    return torch.tensor(values, dtype=F64).view(1, 1, 1, -1)
+    return torch.tensor(values, dtype=F64).view(1, 1, 1, -1) / SCALE
 
 
-def run(model, x, path, **rules):
+def run(function, x, path, **rules):
+    def model(x):
+        return function(SCALE * x)
+
     return attribute(model, x, torch.zeros(len(x), dtype=torch.long), path=path, rules=rules, objective="logit")
 
 
@@ -120,7 +124,7 @@ def test_a_sign_change_on_the_way_keeps_a_feature_s_own_points():
 
 def test_by_reference_tests_each_line_s_sum():
     # f = a^2 / 2 at x = 1: references 0 and 3 give (1 - r)(1 + r)/2 = 1/2 and -4.
-    pool = torch.tensor([0.0, 3.0], dtype=F64).view(2, 1, 1, 1)
+    pool = features(0.0, 3.0).view(2, 1, 1, 1)
     path = Lines(FromPool(pool, torch.tensor([[0, 1]])), 8)
     reference = Recalibrated(by="reference", delta="displacement")
     both = run(lambda x: x.flatten(1) ** 2 / 2, features(1.0), path, reference=reference, plain=Riemann("mean"))
@@ -130,7 +134,7 @@ def test_by_reference_tests_each_line_s_sum():
 
 
 def test_densities_weigh_lines():
-    pool = torch.tensor([0.0, 3.0], dtype=F64).view(2, 1, 1, 1)
+    pool = features(0.0, 3.0).view(2, 1, 1, 1)
     weights = torch.tensor([[0.75, 0.25]], dtype=F64)
     path = Lines(FromPool(pool, torch.tensor([[0, 1]]), weights), 8)
     result = run(lambda x: x.flatten(1) ** 2 / 2, features(1.0), path, plain=Riemann("mean"), all=Recalibrated())
@@ -140,12 +144,12 @@ def test_densities_weigh_lines():
 
 def test_squares_by_hand():
     # f = a^2 / 2, x = 2 from 0 with midpoints .5 and 1.5, and from 1 with 1.25 and 1.75.
-    pool = torch.tensor([0.0, 1.0], dtype=F64).view(2, 1, 1, 1)
+    pool = features(0.0, 1.0).view(2, 1, 1, 1)
     path = Lines(FromPool(pool, torch.tensor([[0, 1]])), 2)
     rules = {"vanilla": SquaredMeanGradient(), "point": Recalibrated(square=True)}
     rules["reference"] = Recalibrated(by="reference", delta="displacement", square=True)
     result = run(lambda x: x.flatten(1) ** 2 / 2, features(2.0), path, **rules)
-    assert result["vanilla"].item() == pytest.approx((2 * 1**2 + 1 * 1.5**2) / 2)
+    assert result["vanilla"].item() / SCALE == pytest.approx((2 * 1**2 + 1 * 1.5**2) / 2)
     squares = [(1.5 * 0.5) ** 2, (0.5 * 1.5) ** 2, (0.75 * 1.25) ** 2, (0.25 * 1.75) ** 2]
     assert result["point"].item() == pytest.approx(sum(squares) / 4)
     assert result["reference"].item() == pytest.approx(((2 * 1) ** 2 + (1 * 1.5) ** 2) / 2)
@@ -348,7 +352,7 @@ def test_adversarial_steps_by_hand():
         a, b = x.flatten(1).unbind(1)
         return torch.stack([a * b, -a], 1)
 
-    x, target = features(0.5, 0.5), torch.tensor([0])
+    x, target = torch.full((1, 1, 1, 2), 0.5, dtype=F64), torch.tensor([0])
     rules = {"agi": Riemann("left"), "recalibrated": Recalibrated()}
     path = Adversarial(torch.tensor([[1]]), steps=2, epsilon=0.1)
     result = attribute(model, x, target, path=path, rules=rules, objective="logit")
@@ -380,11 +384,11 @@ def test_targets_are_never_the_label_except_as_released():
         (lambda: Lines(Single(), 5, grid="mid"), "midpoint"),
         (lambda: Lines(Single(), 0), "at least 1"),
         (lambda: Lines(UniformNoise(IDS, 7), 5, pairing="fresh"), "multiple of 5"),
-        (lambda: Lines(UniformNoise(IDS, 7), 5, grid="uniform"), "images="),
+        (lambda: Lines(UniformNoise(IDS, 7), 5, grid="uniform"), "images is"),
         (lambda: Lines(UniformNoise(IDS, 7), 5, grid="closed", pairing="tiled"), "pairing=.full."),
         (lambda: other_classes(torch.tensor([0]), 10, 10, images=["a"]), "give 1 to 9"),
         (lambda: Adversarial(torch.zeros(1, 1), epsilon=2), "epsilon"),
-        (lambda: UniformNoise(["a"], 1)(0, torch.zeros(2, 1, 2, 2)), "1 image ids are given for 2"),
+        (lambda: UniformNoise(["a"], 1)(0, torch.zeros(2, 1, 2, 2)), "1 ids for 2 images"),
     ],
 )
 def test_options_are_checked(wrong, said):

@@ -2,8 +2,10 @@ import io
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from PIL import Image, ImageFile
+from torchvision import datasets
 
 from lib import ROOT, InputError
 from lib.data.imagenet import Photograph, class_name, load_image, photographs, wnid
@@ -152,8 +154,54 @@ def test_class_folders_all_empty(tmp_path):
 
 
 def test_duplicate_ids(write, tmp_path):
-    write(f"{TENCH}/same.JPEG"), write(f"{MASTIFF}/same.JPEG")
-    with pytest.raises(InputError, match=rf"{TENCH}/same.JPEG and .*{MASTIFF}/same.JPEG share the id 'same'"):
+    write(f"{TENCH}/same.JPEG"), write(f"{TENCH}/same.png")
+    with pytest.raises(InputError, match=rf"{TENCH}/same.JPEG and .*{TENCH}/same.png share the id 'same'"):
+        photographs(str(tmp_path))
+
+
+def test_stems_that_repeat_across_classes_get_their_wnid(write, tmp_path):
+    for name in ("art_0.jpg", "art_1.jpg"):
+        write(f"val/{TENCH}/{name}"), write(f"val/{MASTIFF}/{name}")
+    write(f"val/{TENCH}/ILSVRC2012_val_00000007.JPEG"), write(f"val/{MASTIFF}/{MASTIFF}_1.JPEG")
+    for junk in (".DS_Store", "._art_0.jpg", "Thumbs.db"):
+        (tmp_path / "val" / TENCH / junk).write_bytes(b"x")
+    (tmp_path / "val" / TENCH / "folder.jpg").mkdir()
+    (tmp_path / "val" / TENCH / "linked.jpg").symlink_to(tmp_path / "val" / MASTIFF / "art_1.jpg")
+    assert [photo.id for photo in photographs(str(tmp_path))] == [
+        "ILSVRC2012_val_00000007",
+        "linked",
+        f"{TENCH}_art_0",
+        f"{TENCH}_art_1",
+        f"{MASTIFF}_1",
+        f"{MASTIFF}_art_0",
+        f"{MASTIFF}_art_1",
+    ]
+
+
+def test_a_folder_that_cannot_be_read_is_one_sentence(write, tmp_path, monkeypatch):
+    write(f"val/{TENCH}/a.jpg")
+
+    def refuse(self):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr("pathlib.Path.iterdir", refuse)
+    with pytest.raises(InputError, match=r"cannot be read \(Permission denied\)"):
+        photographs(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("ILSVRC2012_val_00000001.JPEG\tn01440764\n".encode("utf-16"), "UTF-16"),
+        (b"# 1: \xe9\nILSVRC2012_val_00000001.JPEG\tn01440764\n", "UTF-8"),
+        (b"ILSVRC2012_val_00000001.JPEG\tn01440764\nILSVRC2012_val_00000001.JPEG\tn01443537\n", "two labels"),
+    ],
+    ids=["UTF-16", "Latin-1", "contradiction"],
+)
+def test_labels_that_cannot_be_used(write, tmp_path, content, said):
+    write("ILSVRC2012_val_00000001.JPEG")
+    (tmp_path / "val_annotations.txt").write_bytes(content)
+    with pytest.raises(InputError, match=f"val_annotations.txt .*{said}"):
         photographs(str(tmp_path))
 
 
@@ -206,3 +254,84 @@ def test_not_an_image(tmp_path, content):
 def test_vanished_image(tmp_path):
     with pytest.raises(InputError, match=r"gone.JPEG is not a readable image .*No such file"):
         load_image(Photograph(tmp_path / "gone.JPEG", 0, "gone"))
+
+
+def made(mode: str, size=(4, 3)) -> Image.Image:
+    """Grey 102 of 255, or 40 %, in a mode; opaque."""
+    if mode == "I;16":
+        return Image.fromarray(np.full(size[::-1], round(0.4 * 65535), np.uint16))
+    return Image.new("RGB", size, (102, 102, 102)).convert(mode)
+
+
+@pytest.mark.parametrize(
+    ("mode", "name"),
+    [("I;16", "a.png"), ("LA", "a.png"), ("L", "a.jpg"), ("CMYK", "a.jpg"), ("YCbCr", "a.jpg")],
+)
+def test_modes_keep_their_grey(tmp_path, mode, name):
+    made(mode).save(tmp_path / name)
+    found = load_image(Photograph(tmp_path / name, 0, "a"))
+    assert found.mode == "RGB" and all(abs(level - 102) <= 3 for level in found.getpixel((2, 1)))
+
+
+def test_sixteen_bits_are_scaled_evenly(tmp_path):
+    ramp = np.linspace(0, 65535, 256).round().astype(np.uint16)[None]
+    Image.fromarray(ramp).save(tmp_path / "deep.png")
+    found = np.asarray(load_image(Photograph(tmp_path / "deep.png", 0, "deep")))
+    assert (found == np.arange(256)[None, :, None]).all()
+
+
+def test_one_bit_is_black_and_white(tmp_path):
+    Image.fromarray(np.array([[True, False]])).save(tmp_path / "a.png")
+    assert np.asarray(load_image(Photograph(tmp_path / "a.png", 0, "a")))[0].tolist() == [[255] * 3, [0] * 3]
+
+
+@pytest.mark.parametrize("kind", ["RGBA", "LA", "P", "RGB"])
+def test_what_is_transparent_is_laid_on_white(tmp_path, kind):
+    file = tmp_path / "a.png"
+    if kind in ("RGBA", "LA"):
+        image = Image.new(kind, (2, 1), (200, 0, 0, 255) if kind == "RGBA" else (50, 255))
+        image.putpixel((1, 0), (0, 0, 0, 0) if kind == "RGBA" else (0, 0))
+        image.save(file)
+    else:  # one colour is declared transparent
+        image = Image.new("RGB", (2, 1), (200, 0, 0))
+        image.putpixel((1, 0), (0, 0, 0))
+        image = image if kind == "RGB" else image.quantize(2)
+        image.save(file, transparency=(0, 0, 0) if kind == "RGB" else image.getpixel((1, 0)))
+    opaque, clear = (load_image(Photograph(file, 0, "a")).getpixel((column, 0)) for column in (0, 1))
+    assert clear == (255, 255, 255) and opaque == ((50, 50, 50) if kind == "LA" else (200, 0, 0))
+
+
+def test_an_orientation_is_left_to_the_user_as_in_torchvision(tmp_path):
+    image, exif = Image.new("RGB", (6, 4), (9, 9, 9)), Image.Exif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "a.jpg", exif=exif)
+    assert load_image(Photograph(tmp_path / "a.jpg", 0, "a")).size == (6, 4)
+    assert datasets.folder.default_loader(tmp_path / "a.jpg").size == (6, 4)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP"])
+def test_animations_are_refused_by_file(tmp_path, kind):
+    frames = [Image.new("RGB", (4, 4), (shade, 0, 0)) for shade in (0, 100, 200)]
+    frames[0].save(tmp_path / "a.png", kind, save_all=True, append_images=frames[1:])
+    with pytest.raises(InputError, match=r"a\.png: the image is an animation of 3 frames"):
+        load_image(Photograph(tmp_path / "a.png", 0, "a"))
+
+
+def test_of_a_cameras_several_pictures_the_first_is_read(tmp_path):
+    frames = [Image.new("RGB", (8, 8), (shade, 0, 0)) for shade in (40, 200)]
+    frames[0].save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=frames[1:])
+    assert abs(load_image(Photograph(tmp_path / "a.jpg", 0, "a")).getpixel((0, 0))[0] - 40) < 3
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_levels_of_an_unknown_range_are_refused(tmp_path, mode):
+    Image.new(mode, (4, 4)).save(tmp_path / "a.png", "TIFF")
+    with pytest.raises(InputError, match=rf"a\.png: .*32 bits \(mode {mode}\)"):
+        load_image(Photograph(tmp_path / "a.png", 0, "a"))
+
+
+def test_a_decompression_bomb_is_refused_by_file(tmp_path, monkeypatch):
+    Image.new("1", (100, 100)).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4000)
+    with pytest.raises(InputError, match=r"a\.png is not a readable image .*decompression bomb"):
+        load_image(Photograph(tmp_path / "a.png", 0, "a"))

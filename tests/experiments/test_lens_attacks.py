@@ -103,7 +103,7 @@ def test_chance_levels_become_a_line_of_their_own(rows):
 def test_units_of_an_image_set_cover_it_in_groups(tmp_path, monkeypatch):
     made = []
 
-    def trained(training, data, **asked):
+    def trained(training, data, *asked):
         made.append((training, data))
         return Network("made up", nn.Identity(), 28, 28, "bilinear", (0.0,), (1.0,), "small-cnn")
 

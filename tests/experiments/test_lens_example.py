@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lib.experiments import lens_example
-from lib.metrics.lens import dilate, top_k
+from lib.metrics.selection import dilate, top_k
 from lib.reporting import plots
 
 

@@ -47,7 +47,9 @@ def test_rows_are_tidy_and_complete(rows):
     assert set(rows["metric"]) == {*study.GAMES, "least_score"}
     corrected = rows[rows["mode"] == "corrected"]
     assert set(corrected["path"]) == SIX | {"guided", "blur", "none"}
-    assert set(corrected[corrected["path"] == "none"]["rule"]) == {*study.SINGLE_PASS, "random"}
+    assert set(corrected[corrected["path"] == "none"]["rule"]) == {
+        *("gradient", "input_x_gradient", "smoothgrad", "smoothgrad_squared", "gradcam", "fullgrad", "random")
+    }
     uniform = set(corrected[corrected["path"] == "uniform"]["rule"])
     controls = {"relu", "point_abs", "random_mask", "masked", "weighted", "weighted_abs"}
     assert uniform == controls | {"riemann", "riemann_abs", study.BY_POINT, study.BY_REFERENCE}
@@ -96,7 +98,7 @@ def test_images_without_a_score_are_not_shown_to_the_network(whole):
     hook = whole.model.register_forward_hook(lambda *args: shown.append(len(args[1][0])))
     for mode, images in (("corrected", 5), ("released", 6)):
         shown.clear()
-        study.removal_rows(whole, {(*key, mode): torch.rand(6, 12, 12)}, unit="elements", right=right)
+        study.removal_rows(whole, {(*key, mode): torch.rand(6, 12, 12)}, remove="elements", right=right)
         assert sum(shown) == images * (18 + 1)
     hook.remove()
 

@@ -13,7 +13,8 @@ from lib.experiments import subjects, xdnn
 from lib.metrics.masks import GAMES
 from lib.models.degrees import broken
 from lib.models.homogeneity import homogeneity_of
-from lib.models.twins import TWINS, bare_network, load_checkpoint, published_network
+from lib.models.checkpoints import load_weights
+from lib.models.twins import TWINS, bare_network, published_network
 from lib.models.zoo import Network
 from lib.training.fit import digit_cnn
 
@@ -74,7 +75,7 @@ def test_checkpoints_load_whatever_was_wrapped(tmp_path, wrapped):
     state |= {key.replace("1.", "1.module.", 1): state.pop(key) for key in list(state) if key.startswith("1.")}
     content = {"epoch": 3, "arch": "x", "state_dict": state, "best_acc1": torch.tensor([97.0]), "optimizer": {}}
     torch.save(content, tmp_path / "a.tar")
-    load_checkpoint(first, tmp_path / "a.tar")
+    load_weights(first, tmp_path / "a.tar")
     assert torch.equal(first[1].weight, second[1].weight)
 
 
@@ -91,12 +92,12 @@ def test_a_checkpoint_that_does_not_fit_is_refused_by_key(tmp_path, change, said
     change(state)
     torch.save({"state_dict": state}, tmp_path / "a.tar")
     with pytest.raises(InputError, match=said):
-        load_checkpoint(digit_cnn(), tmp_path / "a.tar")
+        load_weights(digit_cnn(), tmp_path / "a.tar")
 
 
 def test_damaged_and_missing_checkpoints(tmp_path):
     (tmp_path / "alexnet_model_best.pth.tar").write_bytes(b"no")
-    with pytest.raises(InputError, match="intact"):
+    with pytest.raises(InputError, match="not a file of torch.save"):
         published_network("alexnet", str(tmp_path))
     with pytest.raises(InputError, match=r"xvgg16_model_best\.pth\.tar from https"):
         published_network("xvgg16", str(tmp_path))

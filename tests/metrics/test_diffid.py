@@ -30,11 +30,11 @@ WEIGHTS = torch.tensor([[1.0, 0.0], [0.0, 2.0]], dtype=torch.float64)  # f(X) = 
 TWO = torch.cat([X, torch.tensor([0.8, 0.0, 0.6, 0.5], dtype=torch.float64).view(1, 1, 2, 2)], 1)
 
 
-@pytest.mark.parametrize("unit", ["elements", "pixels"])
-def test_one_channel_by_hand(unit):
+@pytest.mark.parametrize("remove", ["elements", "pixels"])
+def test_one_channel_by_hand(remove):
     # Ratios .25, .5, .75 remove 1, 2, 3 pixels. Order: pixel 3 (.1), 0 (.4), 2 (.2), 1 (.3).
     ranking = torch.tensor([[[[3.0, 1.0], [2.0, 4.0]]]])
-    result = diffid(Linear(WEIGHTS, other=0.55), X, ranking, ZERO, unit=unit, ratios=(0.25, 0.5, 0.75))
+    result = diffid(Linear(WEIGHTS, other=0.55), X, ranking, ZERO, remove=remove, ratios=(0.25, 0.5, 0.75))
     # Insertion: pixel 0 and 3 stay until the last, which leaves pixel 3 and the fill .1 elsewhere.
     close(result.insertion_logit * 0.6, [[[0.6, 0.6, 0.1 + 0.2]]])
     # Deletion: pixel 3 becomes mean(.4, .2, .3) = .3, then 0 and 3 become .25, then both become .3.
@@ -58,7 +58,7 @@ def test_an_element_game_splits_the_channels_of_the_last_pixel():
 
 def test_a_pixel_game_removes_whole_pixels():
     model, ranking = Linear(), torch.tensor([[[[4.0, 3.0], [2.0, 1.0]]]])
-    diffid(model, TWO, ranking, ZERO, ratios=(0.4,), unit="pixels")  # 1 of 4 pixels
+    diffid(model, TWO, ranking, ZERO, ratios=(0.4,), remove="pixels")  # 1 of 4 pixels
     _, insertion, deletion = torch.cat(model.shown)
     low, high = (0.4 + 0.8 + 0.3 + 0.0 + 0.2 + 0.6) / 6, (0.3 + 0.0 + 0.2 + 0.6 + 0.1 + 0.5) / 6
     close(insertion, [[[0.4, 0.3], [0.2, low]], [[0.8, 0.0], [0.6, low]]])
@@ -68,7 +68,7 @@ def test_a_pixel_game_removes_whole_pixels():
 def test_the_fill_is_one_value_in_normalised_space():
     mean, std = (0.5, 0.2), (0.1, 0.4)
     model, ranking = Linear(), torch.tensor([[[[4.0, 3.0], [2.0, 1.0]]]])
-    diffid(model, TWO, ranking, ZERO, ratios=(0.75,), unit="pixels", mean=mean, std=std)
+    diffid(model, TWO, ranking, ZERO, ratios=(0.75,), remove="pixels", mean=mean, std=std)
     insertion = torch.cat(model.shown)[1]
     # Pixel 0 is left: (.4 - .5) / .1 = -1 and (.8 - .2) / .4 = 1.5, whose mean is .25.
     close(insertion, [[[0.4, 0.525], [0.525, 0.525]], [[0.8, 0.3], [0.3, 0.3]]])
@@ -126,14 +126,14 @@ def test_matches_the_released_loop(crowd):
 
 def test_every_fill_is_the_mean_of_what_is_kept(crowd):
     x, ranking, target, model, statistics = crowd
-    for unit in ("elements", "pixels"):
+    for remove in ("elements", "pixels"):
         model.shown.clear()
-        diffid(model, x[:1], ranking[:1, :1], target[:1], unit=unit, **statistics, batch=1)
+        diffid(model, x[:1], ranking[:1, :1], target[:1], remove=remove, **statistics, batch=1)
         clean, *perturbed = ((image[0] - model.mean) / model.std for image in model.shown)
         assert len(perturbed) == 18
         for image, ratio in zip(perturbed, RATIOS * 2, strict=True):
             kept = (image - clean).abs() < 1e-9
-            assert (~kept).sum() == (int(105 * ratio) if unit == "elements" else 3 * int(35 * ratio))
+            assert (~kept).sum() == (int(105 * ratio) if remove == "elements" else 3 * int(35 * ratio))
             torch.testing.assert_close(image[~kept], clean[kept].mean().expand((~kept).sum()), rtol=0, atol=1e-12)
 
 
@@ -144,7 +144,7 @@ def test_removed_counts_are_exact_and_the_released_ones(pixels):
 
     def count(images):
         removed.extend((images != x).flatten(1).sum(1).tolist())
-        return torch.ones(len(images), 1)
+        return torch.ones(len(images), 2)
 
     diffid(count, x, x, ZERO)
     expected = [pixels * step // 10 for step in range(1, 10)]
@@ -215,13 +215,13 @@ def test_batch_size_order_and_company_do_not_matter(crowd, batch):
     torch.testing.assert_close(together, turned.flip(1, 2), rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("unit", ["elements", "pixels"])
-def test_only_the_order_of_the_scores_counts(crowd, unit):
+@pytest.mark.parametrize("remove", ["elements", "pixels"])
+def test_only_the_order_of_the_scores_counts(crowd, remove):
     x, ranking, target, model, statistics = crowd
-    plain = fields(diffid(model, x, ranking, target, unit=unit, **statistics))
+    plain = fields(diffid(model, x, ranking, target, remove=remove, **statistics))
     for monotone in (ranking.double().exp(), 3 * ranking - 7, ranking.double() ** 3):
-        assert torch.equal(fields(diffid(model, x, monotone, target, unit=unit, **statistics)), plain)
-    assert not torch.equal(fields(diffid(model, x, ranking.abs(), target, unit=unit, **statistics)), plain)
+        assert torch.equal(fields(diffid(model, x, monotone, target, remove=remove, **statistics)), plain)
+    assert not torch.equal(fields(diffid(model, x, ranking.abs(), target, remove=remove, **statistics)), plain)
 
 
 def test_costs_18_images_per_map_and_one_per_image_in_batches_of_the_given_size(crowd):
@@ -255,16 +255,18 @@ def test_a_logit_of_zero_has_no_ratio():
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"unit": "pixel"}, "unit 'pixel' is unknown; did you mean 'pixels'"),
+        ({"remove": "pixel"}, "remove is 'pixel'; did you mean 'pixels'"),
         ({"ranking": X[0]}, "ranking has shape"),
         ({"ranking": X * torch.nan}, "image 0, map 0 is NaN or infinite at 4 of 4 pixels"),
-        ({"target": torch.tensor([0, 0])}, r"target has shape \(2,\)"),
+        ({"target": torch.tensor([0, 0])}, r"target is \(2,\).*one whole class index an image, \(1,\)"),
         ({"x": X * 3 - 1}, r"x spans \[-0.7, 0.2\]"),
         ({"ratios": (0.5, 1.0)}, r"ratios are \(0.5, 1.0\); give one or more between 0 and 1"),
         ({"ratios": ()}, "give one or more"),
         ({"mean": (0.5,)}, "std is None; give 1 numbers each"),
         ({"mean": (0.5, 0.5, 0.5), "std": (1, 1, 1)}, "give 1 numbers each, one per channel"),
-        ({"model": lambda images: torch.full((len(images), 2), torch.inf)}, "logits are not finite"),
+        ({"mean": (0.5,), "std": (0.0,)}, "deviations above 0"),
+        ({"ratios": 0.5}, "ratios are 0.5; give one or more"),
+        ({"model": lambda images: torch.full((len(images), 2), torch.inf)}, "answer to some image is not finite"),
     ],
 )
 def test_bad_input_is_refused(change, message):

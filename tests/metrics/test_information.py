@@ -7,8 +7,9 @@ from PIL import Image
 from pytorch_msssim import ms_ssim
 
 from lib import InputError
-from lib.metrics.information import Revealed, aggregate_curves, blurred, exclusions, information_curves, pic, pic_auc
+from lib.metrics.information import Revealed, blurred, information_curves
 from lib.metrics.insertion import reveal_counts
+from lib.metrics.pic import aggregate_curves, exclusions, pic, pic_auc
 from lib.metrics.stability import jpeg
 
 
@@ -153,7 +154,7 @@ def test_aggregate_by_hand_without_the_excluded():
     mean, mean_auc = aggregate_curves(curves, "mean")
     assert mean.tolist() == pytest.approx([0, 0.45, 1]) and mean_auc.item() == pytest.approx(0.475)
     assert all(value.isnan().all() for value in aggregate_curves(curves[1:2], "median"))
-    with pytest.raises(InputError, match="aggregate 'mode' is unknown; choose from median, mean"):
+    with pytest.raises(InputError, match="aggregate 'mode' is unknown; it must be one of mean, median"):
         aggregate_curves(curves, "mode")
 
 
@@ -265,12 +266,12 @@ def test_blurred_keeps_size_removes_detail_and_is_stored_as_jpeg():
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"measures": ("gif",)}, "measure 'gif' is unknown; choose from png, webp, msssim"),
+        ({"measures": ("gif",)}, "measure 'gif' is unknown; it must be one of msssim, png, webp"),
         (
             {"measures": ("png", "msssim")},
             r"MS-SSIM needs sides above 160 pixels, these images have \(12, 12\)",
         ),
-        ({"points": 1}, "points is 1; give 2 or more"),
+        ({"points": 1}, "points is 1; give a whole number of at least 2"),
         ({"blurred": torch.zeros(2, 3, 12, 11)}, r"blurred has shape \(2, 3, 12, 11\).*\(2, 3, 12, 12\)"),
         ({"blurred": torch.full((2, 3, 12, 12), -0.5)}, r"blurred spans \[-0.5, -0.5\]"),
         (
@@ -287,7 +288,72 @@ def test_bad_input_is_refused(change, message):
 
 
 def test_unknown_curve_or_measure_is_refused():
-    with pytest.raises(InputError, match="curve 'roc' is unknown; choose from sic, aic"):
+    with pytest.raises(InputError, match="curve 'roc' is unknown; it must be one of aic, sic"):
         pic(CASES, "roc", "png")
-    with pytest.raises(InputError, match="measure 'webp' is unknown; choose from png, msssim"):
+    with pytest.raises(InputError, match="measure 'webp' is unknown; it must be one of msssim, png"):
         pic(CASES, "sic", "webp")
+
+
+class Mean:
+    """Logit 0 is the mean of an image of any number of channels, logit 1 a half."""
+
+    def __call__(self, images):
+        mean = images.flatten(1).mean(1)
+        return torch.stack([mean, torch.full_like(mean, 0.5)], 1)
+
+
+def of_channels(count, size=12):
+    x = torch.rand(1, count, size, size, generator=torch.Generator().manual_seed(0))
+    return x, x * 0.3, x[:, :1], torch.tensor([0])
+
+
+@pytest.mark.parametrize("measure", ["png", "webp"])
+def test_files_of_grey_images_are_grey(measure):
+    x, soft, ranking, target = of_channels(1)
+    found = information_curves(Mean(), x, soft, ranking, target, points=2, measures=(measure,)).information[measure]
+    for point, image in enumerate([soft, x]):
+        buffer = io.BytesIO()
+        picture = Image.fromarray((image[0, 0] * 255).byte().numpy())
+        assert picture.mode == "L"
+        picture.save(buffer, measure, **({"lossless": True, "quality": 100} if measure == "webp" else {}))
+        assert found[0, 0, point] == len(buffer.getvalue())
+
+
+@pytest.mark.parametrize("measure", ["png", "webp"])
+@pytest.mark.parametrize("channels", [2, 4, 5])
+def test_files_of_other_images_are_refused(measure, channels):
+    with pytest.raises(InputError, match=f"{channels} channels, which no file .* 1 or 3 channels"):
+        information_curves(Mean(), *of_channels(channels), measures=(measure,))
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4])
+def test_msssim_is_of_any_number_of_channels(channels):
+    x, soft, ranking, target = of_channels(channels, size=161)
+    found = information_curves(Mean(), x, soft, ranking, target, points=2, measures=("msssim",)).information["msssim"]
+    expected = [ms_ssim(image, x, data_range=1).item() for image in (soft, x)]
+    assert found.flatten().tolist() == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "P", "CMYK", "1", "I;16"])
+def test_pictures_that_cannot_be_written_as_they_are_are_refused(mode):
+    picture = Image.new(mode, (16, 16))
+    for call in (blurred, jpeg):
+        with pytest.raises(InputError, match=f"the picture is {mode}; give an RGB or grey"):
+            call(picture)
+    assert blurred(Image.new("L", (16, 16))).mode == "L"
+    with pytest.raises(InputError, match="radius is -1"):
+        blurred(Image.new("L", (16, 16)), radius=-1)
+
+
+@pytest.mark.parametrize(
+    ("information", "performance"),
+    [
+        (tensor(1, 2, 3), tensor(1, 2)),
+        (tensor(1), tensor(1)),
+        (tensor(1, numpy.nan, 3), tensor(1, 2, 3)),
+        (tensor(1, 2, 3), tensor(1, numpy.inf, 3)),
+    ],
+)
+def test_what_is_no_curve_is_refused(information, performance):
+    with pytest.raises(InputError, match=r"give two equal ones \(..., P\) of finite numbers"):
+        pic_auc(information, performance)

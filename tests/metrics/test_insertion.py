@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from lib import InputError
-from lib.metrics.insertion import insertion, pixel_order, reveal, reveal_counts
+from lib.metrics.insertion import insertion, reveal, reveal_counts
+from lib.metrics.ranking import pixel_order
 
 
 class Linear:
@@ -85,12 +86,12 @@ def test_steps_that_do_not_divide_the_pixel_count():
 def test_ties_go_to_the_smaller_row_major_index():
     ranking = torch.zeros(1, 1, 20, 20)
     ranking[0, 0, 10] = 1.0
-    order = pixel_order(torch.zeros(1, 1, 20, 20), ranking, ZERO).flatten()
+    order = pixel_order(ranking).flatten()
     assert order[200:220].tolist() == list(range(20))
     assert order[:200].tolist() == list(range(20, 220))
     assert order[220:].tolist() == list(range(220, 400))
     signed_zero = torch.tensor([-0.0, 0.0, -1.0, 2.0]).view(1, 1, 2, 2)
-    assert pixel_order(X, signed_zero, ZERO).flatten().tolist() == [1, 2, 3, 0]
+    assert pixel_order(signed_zero).flatten().tolist() == [1, 2, 3, 0]
 
 
 @pytest.fixture
@@ -157,9 +158,10 @@ def test_best_order_beats_random_beats_worst_on_a_linear_model(crowd):
 
 
 def test_reveal_returns_every_number_for_given_thresholds():
-    order = pixel_order(X, torch.cat([BEST, WORST], 1), ZERO)
+    order = pixel_order(torch.cat([BEST, WORST], 1))
     sums = reveal(
         lambda images, rows: torch.stack([images.flatten(1).sum(1), rows.double()], 1),
+        Linear(),
         X,
         torch.zeros_like(X),
         order,
@@ -185,12 +187,13 @@ def test_scores_that_are_not_finite_are_named():
     [
         ({"ranking": torch.zeros(1, 2, 2)}, r"ranking has shape \(1, 2, 2\).*need \(1, maps, 2, 2\)"),
         ({"ranking": torch.zeros(1, 1, 2, 3)}, "ranking has shape"),
-        ({"target": torch.tensor([0, 0])}, r"target has shape \(2,\).*\(1,\)"),
+        ({"target": torch.tensor([0, 0])}, r"target is \(2,\).*\(1,\)"),
         ({"x": X * 3 - 1}, r"x spans \[-0.7, 0.2\].*\[0, 1\]"),
         ({"x": X * torch.nan}, "x spans"),
-        ({"steps": 0}, "steps is 0; give 1 or more"),
+        ({"steps": 0}, "steps is 0; give a whole number of at least 1"),
         ({"start": torch.zeros(1, 1, 3, 3)}, r"\(1, 1, 3, 3\)"),
-        ({"model": lambda images: torch.full((len(images), 2), torch.nan)}, "probability is not finite"),
+        ({"start": 1.5}, r"reference spans \[1.5, 1.5\]"),
+        ({"model": lambda images: torch.full((len(images), 2), torch.nan)}, "answer to some image is not finite"),
     ],
 )
 def test_bad_input_is_refused(change, message):

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from lib import InputError
 from lib.metrics.chance import adjusted, chance, with_chance
-from lib.metrics.lens import dilate, diverse_top_k, locality, pixel_map, top_k
+from lib.metrics.lens import locality
+from lib.metrics.selection import dilate, diverse_top_k, pixel_map, top_k
 
 SETS = ("top_k", "lens_recall_1", "lens_precision_1")
 
@@ -217,11 +218,17 @@ def test_pixel_maps_by_three_reductions():
     [
         (lambda m: top_k(m, 101), "k is 101; give a number of pixels from 1 to 100"),
         (lambda m: locality(m, m, k=0), "k is 0"),
-        (lambda m: top_k(m / 0 * 0, 3), r"NaN or infinite in rows \[0, 1\]"),
-        (lambda m: locality(m, m[:, :5], k=3), "give equal ones"),
+        (lambda m: top_k(m / 0 * 0, 3), "map 0 is NaN or infinite at 100 of 100 pixels"),
+        (lambda m: locality(m, m[:, :5], k=3), "give two equal shapes"),
         (lambda m: chance(m[:1], m[:1], k=3), "at least two images"),
         (lambda m: top_k(m[:, None], 3), "pixel_map"),
-        (lambda m: pixel_map(m[:, None], "abs"), "There is no reduction 'abs'"),
+        (lambda m: top_k(m, 2.5), "k is 2.5; give a number of pixels"),
+        (lambda m: dilate(m, 1), "give .* of truth values"),
+        (lambda m: dilate(m > 0, 0.5), "radius is 0.5; give a whole number"),
+        (lambda m: locality(m, m, k=3, radii=2), r"radii is 2; give a list .*\[1, 2, 3\]"),
+        (lambda m: locality(m, m, k=3, radii=[-1]), "radius is -1"),
+        (lambda m: diverse_top_k(m, 3, 1, candidates=0), "candidates is 0"),
+        (lambda m: pixel_map(m[:, None], "abs"), "there is no reduction 'abs'"),
     ],
 )
 def test_unusable_input_is_one_sentence(call, match):

@@ -131,7 +131,7 @@ def test_refuses_what_cannot_be_played(network):
     x, target = torch.rand(1, 3, 9, 8).double(), torch.tensor([0])
     with pytest.raises(InputError, match="NaN"):
         masks(network, x, torch.full((1, 1, 9, 8), torch.nan), target)
-    with pytest.raises(InputError, match="maps are"):
+    with pytest.raises(InputError, match="ranking has shape"):
         masks(network, x, torch.zeros(1, 1, 8, 8), target)
     with pytest.raises(InputError, match="rising"):
         masks(network, x, torch.zeros(1, 1, 9, 8), target, fractions=(0.5, 0.1))

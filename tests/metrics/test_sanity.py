@@ -1,4 +1,5 @@
 from collections import OrderedDict
+from itertools import pairwise
 
 import numpy
 import pytest
@@ -134,7 +135,7 @@ def test_unusable_maps_are_refused():
         similarities(noise(0)[:, :6], noise(1)[:, :6])
     bad = noise(0)
     bad[2, 0, 0] = torch.inf
-    with pytest.raises(InputError, match=r"second map is NaN or infinite in rows \[2\]"):
+    with pytest.raises(InputError, match="second stack of maps: map 2 is NaN or infinite at 1 of 784"):
         similarities(noise(0), bad)
 
 
@@ -257,3 +258,66 @@ def test_a_trained_network_forgets_its_classes():
     for stage in ("classifier", "conv_stem"):
         assert probability(randomised(lite.model, stage, seed=0)) < 0.1
     assert all(parameter.requires_grad for parameter in lite.model.parameters())
+
+
+# Transformers, whose tokens and positions belong to no layer
+
+SMALL = {"img_size": 32, "num_classes": 5, "num_heads": 2, "embed_dim": 16, "depth": 2, "patch_size": 8}
+BUILT = {
+    "torchvision vit": lambda: torchvision.models.VisionTransformer(32, 8, 2, 2, 16, 32, num_classes=5),
+    "torchvision swin": lambda: torchvision.models.SwinTransformer([4, 4], 12, [1, 2], [1, 2], [2, 2], num_classes=5),
+    "timm vit": lambda: timm.create_model("vit_tiny_patch16_224", **SMALL),
+    "timm vit with registers": lambda: timm.create_model("vit_tiny_patch16_224", reg_tokens=2, **SMALL),
+    "timm deit, distilled": lambda: timm.create_model("deit_tiny_distilled_patch16_224", **SMALL),
+    "timm swin": lambda: timm.create_model(
+        "swin_tiny_patch4_window7_224", img_size=32, window_size=4, embed_dim=12, depths=(1, 2), num_heads=(1, 2)
+    ),
+    "timm resnet": lambda: timm.create_model("resnet10t", num_classes=5),
+    "a parameter beside an only child": lambda: Shifted(nn.Linear(4, 3)),
+    "behind a normalisation": lambda: nn.Sequential(
+        Normalize((0.5,) * 3, (0.5,) * 3), timm.create_model("vit_tiny_patch16_224", **SMALL)
+    ),
+}
+
+
+class Shifted(nn.Module):
+    def __init__(self, layer):
+        super().__init__()
+        self.layer, self.shift = layer, nn.Parameter(torch.zeros(4))
+
+    def forward(self, x):
+        return self.layer(x + self.shift)
+
+
+@pytest.fixture(params=BUILT.values(), ids=BUILT)
+def uneven(request):
+    """A network of which no parameter is constant."""
+    torch.manual_seed(0)
+    model = request.param().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    return model
+
+
+def test_the_whole_cascade_draws_every_parameter(uneven):
+    batch_norms = {
+        f"{path}.weight" for path, layer in uneven.named_modules() if isinstance(layer, nn.BatchNorm2d | nn.BatchNorm1d)
+    }
+    expected = {name for name, each in uneven.named_parameters() if each.numel() > 1} - batch_norms
+    assert expected
+    assert changed(uneven, randomised(uneven, stages(uneven)[-1], seed=0)) == expected
+
+
+def test_each_stage_adds_its_own_and_tokens_come_last(uneven):
+    found = [changed(uneven, randomised(uneven, stage, seed=0)) for stage in stages(uneven)]
+    assert all(fewer < more for fewer, more in pairwise(found))
+    loose = {name for name, _ in uneven.named_parameters() if name.rsplit(".")[-1] in ("cls_token", "class_token")}
+    assert not any(loose & early for early in found[:-1])
+    assert loose <= found[-1]
+
+
+@pytest.mark.parametrize("call", [stages, lambda model: randomised(model, "fc", seed=0)])
+def test_a_function_has_no_stages(call):
+    with pytest.raises(InputError, match=r"the network is a function; give an nn\.Module"):
+        call(lambda x: x)

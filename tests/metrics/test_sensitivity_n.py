@@ -198,19 +198,19 @@ def test_an_image_hidden_whole_takes_the_mean_colour():
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"draws": 2}, "draws is 2; give 3 or more"),
+        ({"draws": 2}, "draws is 2; give a whole number of at least 3"),
         ({"draws": [10, 5, 5]}, "draws has 3 numbers; give one, or one for each of 2 maps"),
-        ({"fill": "blur"}, "fill 'blur' is unknown; choose one of zero, random, mean"),
-        ({"images": ["a", "b"]}, "images names 2 ids; give one for each of the 3 images"),
+        ({"fill": "blur"}, "fill 'blur' is unknown; it must be one of mean, random, zero"),
+        ({"images": ["a", "b"]}, "images is 2 ids for 3 images"),
         ({"fractions": (0.0, 0.5)}, r"fractions are \(0.0, 0.5\); give one or more between 0 and 1"),
         ({"fractions": ()}, "give one or more"),
         ({"mean": (0.5,), "std": (0.5,)}, "give 3 numbers each, one per channel"),
         ({"std": (1, 1, 1)}, "mean is None and std is"),
         ({"ranking": torch.zeros(3, 6, 5)}, "ranking has shape"),
         ({"ranking": torch.full((3, 1, 6, 5), torch.nan)}, "image 0, map 0 is NaN or infinite at 30 of 30"),
-        ({"target": torch.tensor([0])}, r"target has shape \(1,\)"),
+        ({"target": torch.tensor([0])}, r"target is \(1,\)"),
         ({"x": torch.full((3, 3, 6, 5), 1.5)}, r"x spans \[1.5, 1.5\]"),
-        ({"model": lambda images: images.flatten(1) * torch.nan}, "logits are not finite"),
+        ({"model": lambda images: images.flatten(1) * torch.nan}, "answer to some image is not finite"),
     ],
 )
 def test_bad_input_is_refused(crowd, change, message):

@@ -120,11 +120,11 @@ def test_bad_maps_are_refused():
     good = noise(0)
     with pytest.raises(InputError, match=r"\(5, 6, 7\) and \(4, 6, 7\)"):
         spearman(good, good[:4])
-    with pytest.raises(InputError, match=r"two equal shapes \(N, H, W\)"):
+    with pytest.raises(InputError, match=r"first stack of maps has shape \(6, 7\); give \(N, H, W\)"):
         mse_l1(good[0], good[0])
     bad = good.clone()
     bad[3, 0, 0] = torch.nan
-    with pytest.raises(InputError, match=r"second map is NaN or infinite in rows \[3\]"):
+    with pytest.raises(InputError, match="second stack of maps: map 3 is NaN or infinite at 1 of 42"):
         topk_overlap(good, bad, k=3)
     for k in (0, 43):
         with pytest.raises(InputError, match=f"k is {k}; give a number of pixels from 1 to 42"):

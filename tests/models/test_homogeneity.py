@@ -27,6 +27,7 @@ class Function(nn.Module):
         super().__init__()
         self.line = line
         self.weight = nn.Parameter(torch.ones(1))
+        self.eval()
 
     def forward(self, x):
         return self.line(self, x.flatten(1))
@@ -42,16 +43,16 @@ def points():
 
 
 def test_by_hand():
-    # F = relu(2 a - b) + 3 relu(b): at (a, b) = (2, 1) the gradient is (2, -1 + 3), X-Gradient (4, 2), F = 6
+    # F = relu(2 a - b) + 3 relu(b): at (a, b) = (1, .5) the gradient is (2, -1 + 3), X-Gradient (2, 1), F = 3
     network = Function(lambda _, x: (2 * x[:, :1] - x[:, 1:]).relu() + 3 * x[:, 1:].relu())
-    x = torch.tensor([[[[2.0, 1.0]]]], dtype=torch.float64)
-    assert x_gradient(network, x, torch.tensor([0])).flatten().tolist() == [4, 2]
+    x = torch.tensor([[[[1.0, 0.5]]]], dtype=torch.float64)
+    assert x_gradient(network, x, torch.tensor([0])).flatten().tolist() == [2, 1]
     assert degree(network) == 1
 
 
 def test_the_origin_is_the_pixel_that_normalises_to_zero():
     # u = (x - .2) / .4, F = 5 u: the gradient is 12.5, at x = .6 the map is .4 * 12.5 = 5 = F
-    network = nn.Sequential(Normalize((0.2,), (0.4,)), nn.Flatten(), nn.Linear(1, 1, bias=False))
+    network = nn.Sequential(Normalize((0.2,), (0.4,)), nn.Flatten(), nn.Linear(1, 1, bias=False)).eval()
     network[-1].weight.data.fill_(5)
     x = torch.full((1, 1, 1, 1), 0.6)
     assert origin(network).flatten().tolist() == pytest.approx([0.2])
@@ -186,7 +187,7 @@ def test_what_cannot_be_mended_is_named(layer, said):
 
 
 def test_priors_can_be_trained_on_it():
-    network, x = nn.Sequential(nn.Flatten(), linear()), points()
+    network, x = nn.Sequential(nn.Flatten(), linear()).eval(), points().sigmoid()
     size = x_gradient(network, x, TARGET, create_graph=True).square().sum()
     (grad,) = torch.autograd.grad(size, network[1].weight)
     # Σ_i (w_yi x_i)² of two images of classes 0 and 1: the derivative is 2 w_yi x_i²
@@ -196,8 +197,8 @@ def test_priors_can_be_trained_on_it():
 def test_a_product_takes_its_degree():
     network = xdnn_axioms.Combined(
         torch.mul, nn.Sequential(nn.Flatten(), linear()), nn.Sequential(nn.Flatten(), linear())
-    )
-    x = points()
+    ).eval()
+    x = points().sigmoid()
     maps = x_gradient(network, x, TARGET, order=degree(network))
     value = network(x).gather(1, TARGET[:, None])[:, 0].detach()
     torch.testing.assert_close(maps.flatten(1).sum(1), value)

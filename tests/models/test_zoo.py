@@ -362,18 +362,21 @@ def test_missing_weight_path(tmp_path):
 
 
 def test_unknown_network_names_the_nearest():
-    with pytest.raises(InputError, match=r"no network 'resnet-50': did you mean 'resnet50', out of"):
+    with pytest.raises(InputError, match=r"no network 'resnet-50'; did you mean 'resnet50'"):
         load_network("resnet-50")
 
 
 @pytest.mark.parametrize(
     "change, message",
     [
-        (lambda state: state.pop("classifier.1.bias"), r"Missing key.*classifier\.1\.bias"),
-        (lambda state: state.update(extra=torch.zeros(1)), r"Unexpected key.*extra"),
+        (
+            lambda state: state.pop("classifier.1.bias"),
+            r"nothing for classifier\.1\.bias where the network has \(1000,\)",
+        ),
+        (lambda state: state.update(extra=torch.zeros(1)), r"\(1,\) for extra where the network has nothing"),
         (
             lambda state: state.update({"classifier.1.bias": torch.zeros(10)}),
-            r"size mismatch for classifier\.1\.bias",
+            r"\(10,\) for classifier\.1\.bias where the network has \(1000,\)",
         ),
         (lambda state: state.update(epoch=3), r"not a state dict"),
     ],
@@ -415,14 +418,6 @@ def test_lite_weights_that_do_not_fit(tmp_path, change, message):
     torch.save(change(state), tmp_path / "wrong.pth")
     with pytest.raises(InputError, match=rf"wrong.pth holds .*{message}"):
         load_network("efficientnet_lite0", weights=str(tmp_path / "wrong.pth"))
-
-
-def test_files_that_are_not_weights(tmp_path):
-    (tmp_path / "page.pth").write_text("<html>404</html>")
-    torch.save(nn.Linear(2, 2), tmp_path / "module.pth")  # would run code when loaded
-    for file in ("page.pth", "module.pth"):
-        with pytest.raises(InputError, match=f"{file} cannot be read as a weight file"):
-            load_network("vgg16", weights=str(tmp_path / file))
 
 
 def test_loading_makes_gpu_arithmetic_repeatable(monkeypatch):

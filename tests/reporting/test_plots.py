@@ -1,5 +1,7 @@
 """Figures: what is drawn, on which scale, and files that do not change from run to run."""
 
+import io
+
 import matplotlib
 
 matplotlib.use("Agg")
@@ -8,8 +10,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from matplotlib.colors import to_hex
+from PIL import Image
 
+from lib import ROOT, InputError
 from lib.reporting import plots
 
 
@@ -47,7 +52,8 @@ def test_maps_have_titles_and_a_map_of_zeros_is_drawn():
 
 def test_curves_draw_the_mean_in_the_rules_colour_inside_its_band():
     values = np.random.default_rng(0).random((15, 4))
-    axis = plots.curves(range(4), {"idgi": values}, xlabel="x", ylabel="y").axes[0]
+    axis = plots.curves(range(4), {"insertion": {"idgi": values}}, xlabel="x", ylabel="y").axes[0]
+    assert axis.get_title() == "insertion"
     np.testing.assert_allclose(axis.lines[0].get_ydata(), values.mean(0))
     assert to_hex(axis.lines[0].get_color()).upper() == plots.COLOURS["idgi"]
     edges = axis.collections[0].get_paths()[0].vertices[:, 1]
@@ -120,14 +126,36 @@ def test_the_forest_names_a_map_without_a_path_by_its_model_alone():
 
 def test_names_are_unambiguous_and_unknown_ones_stay():
     assert len(plots.PATHS | plots.RULES | plots.METRICS) == sum(map(len, (plots.PATHS, plots.RULES, plots.METRICS)))
-    assert plots.named("diffid_logit_pixels") == "DiffID (logit), pixels"
-    assert [plots.named(value) for value in ("local", "recalibrated_point", "none", "lite0", 8)] == [
-        "LPI",
-        "re-calibrated",
-        "",
-        "lite0",
-        "8",
-    ]
+    keys = ("local", "recalibrated_point", "none", "lite0", 8, "top_k", "paper_era", "ig_sum_norm", "mnist_5k")
+    names = ["LPI", "re-calibrated", "", "lite0", "8", "top-k intersection", "paper-era code", "IG-SUM-NORM"]
+    assert list(map(plots.named, keys)) == [*names, "5,000 digits of MNIST"]
+
+
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [
+        ("diffid_logit_pixels", "DiffID (logit), pixels"),
+        ("top_k_chance", "top-k intersection, chance level"),
+        ("lens_recall_div_3_adjusted", "LENS recall-div, w = 3, adjusted"),
+        ("spearman_chance_advantage", "rank correlation, chance level, gain of training"),
+        ("made_up_chance", "made_up_chance"),
+    ],
+)
+def test_a_metrics_name_says_what_its_suffixes_add(key, name):
+    assert plots.named(key) == name
+
+
+COLUMNS = ("path", "rule", "mode", "metric", "attack", "model", "data", "training", "method", "twin")
+TABLES = [path for path in (ROOT / "results" / "laptop").glob("*.*") if path.suffix in (".csv", ".parquet")]
+
+
+@pytest.mark.parametrize("path", [path for path in TABLES if path.stem != "claims"], ids=lambda path: path.stem)
+def test_every_key_of_the_committed_tables_has_a_name(path):
+    table = pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
+    keys = {str(key) for column in table.columns.intersection(COLUMNS) for key in table[column].dropna().unique()}
+    assert keys
+    words = {key for key in keys if " " in key}  # such as "straight from white"
+    assert {key for key in keys - words if plots.named(key) == key and key not in plots.NAMES} == set()
 
 
 def test_the_palette_keeps_a_rules_colour_for_it_alone():
@@ -249,21 +277,140 @@ def test_dots_offset_the_rules_of_a_method_and_keep_their_places_in_every_panel(
     assert list(first.lines[0].get_xdata()) == [0, 0]
 
 
-def test_saved_files_are_the_same_byte_for_byte(tmp_path):
-    def saved(folder):
-        shown = plots.save(plots.forest(forest_table(), xlabel="difference"), "nb-forest", "laptop", tmp_path / folder)
-        path = tmp_path / folder / "figures" / "laptop" / "nb-forest.png"
-        assert shown.data.startswith(b"\x89PNG") and len(shown.data) < len(path.read_bytes())
-        return path.read_bytes(), path.with_suffix(".pdf").read_bytes()
+def photograph():
+    """A figure of as many colours as a photograph has, beside a map with its colour bar."""
+    ramp = np.linspace(0, 1, 200)
+    red, green = np.meshgrid(ramp, ramp)
+    return plots.maps_grid([np.stack([red, green, red * green], axis=2)], {"IG": [red - green]})
 
-    first, second = saved("one"), saved("two")
-    assert first == second
-    assert first[0].startswith(b"\x89PNG")
-    assert first[1].startswith(b"%PDF")
-    assert b"Date" not in first[1]
+
+def pixels(data):
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
+
+
+def exact(fig):
+    buffer = io.BytesIO()
+    with plots.house():
+        fig.savefig(buffer, format="png")
+    return pixels(buffer.getvalue())
+
+
+def test_a_drawing_is_saved_as_a_png_with_a_palette_that_does_not_show():
+    shown = plots.show(plots.forest(forest_table(), xlabel="difference"))
+    assert shown.format == "png"
+    assert Image.open(io.BytesIO(shown.data)).mode == "P"
+    assert np.abs(pixels(shown.data) - exact(plots.forest(forest_table(), xlabel="difference"))).mean() < 1
+
+
+def test_photographs_and_maps_keep_their_colours():
+    shown = plots.show(photograph())
+    assert shown.format == "jpeg"
+    found = pixels(shown.data)
+    assert np.abs(found - exact(photograph())).mean() < 3
+    assert len(np.unique(found.reshape(-1, 3), axis=0)) > 5_000  # no bands
+
+
+@pytest.mark.parametrize(
+    ("draw", "suffix"), [(lambda: plots.forest(forest_table(), xlabel="x"), "png"), (photograph, "jpeg")]
+)
+def test_the_saved_file_is_what_is_shown_and_the_same_byte_for_byte(tmp_path, draw, suffix):
+    for folder in ("one", "two"):
+        shown = plots.save(draw(), "nb-forest", "laptop", tmp_path / folder)
+        assert [p.name for p in (tmp_path / folder / "figures" / "laptop").iterdir()] == [f"nb-forest.{suffix}"]
+        assert shown.data == (tmp_path / folder / "figures" / "laptop" / f"nb-forest.{suffix}").read_bytes()
+    assert shown.data == (tmp_path / "one" / "figures" / "laptop" / f"nb-forest.{suffix}").read_bytes()
+
+
+@pytest.mark.parametrize(("kind", "magic"), [("pdf", b"%PDF"), ("png", b"\x89PNG")])
+def test_figures_for_print_take_the_format_asked_for_and_hold_no_date(tmp_path, monkeypatch, kind, magic):
+    monkeypatch.setenv("FIGURE_FORMAT", kind)
+    written = []
+    for folder in ("one", "two"):
+        plots.save(photograph(), "nb-maps", "laptop", tmp_path / folder)
+        (path,) = (tmp_path / folder / "figures" / "laptop").iterdir()
+        assert path.name == f"nb-maps.{kind}"
+        written.append(path.read_bytes())
+    assert written[0] == written[1]
+    assert written[0].startswith(magic)
+    assert b"Date" not in written[0]
+
+
+def test_an_unknown_format_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("FIGURE_FORMAT", "pfd")
+    with pytest.raises(InputError, match="FORMAT 'pfd' is unknown; did you mean 'pdf'"):
+        plots.save(photograph(), "nb-maps", "laptop", tmp_path)
 
 
 def test_the_house_style_does_not_leak():
     before = dict(plt.rcParams)
-    plots.curves(range(2), {"idgi": np.zeros((3, 2))}, xlabel="x", ylabel="y")
+    plots.curves(range(2), {"": {"idgi": np.zeros((3, 2))}}, xlabel="x", ylabel="y")
     assert dict(plt.rcParams) == before
+
+
+def test_photographs_stand_in_rows_under_their_titles():
+    figure = plots.photographs_row({f"{k}": np.full((4, 4), k) for k in range(5)}, columns=3, cmap="gray_r")
+    assert [axis.get_title() for axis in figure.axes] == [*"01234", ""]
+    assert [image.get_cmap().name for image in images(figure.axes)] == ["gray_r"] * 5
+    assert figure.axes[3].get_position().y1 <= figure.axes[0].get_position().y0
+
+
+def attacked_table():
+    rows = [
+        (f"img{i}", "gradient", metric, attack, epsilon, level - 0.01 * epsilon)
+        for i in range(4)
+        for metric, level in (("top_k", 0.8), ("top_k_chance", 0.2), ("spearman", 0.9))
+        for attack in ("random1", "top_k")
+        for epsilon in (1, 4)
+    ]
+    return pd.DataFrame(rows, columns=["image", "method", "metric", "attack", "epsilon", "value"])
+
+
+def test_attack_panels_draw_a_line_per_attack_and_chance_once():
+    published = pd.DataFrame(
+        {"method": "gradient", "metric": "top_k", "attack": "top_k", "epsilon": [1, 4], "value": [0.5, 0.3]}
+    )
+    figure = plots.attack_panels(attacked_table(), ["top_k", "spearman"], xlabel="epsilon", published=published)
+    assert [axis.get_title() for axis in figure.axes] == ["gradient, top-k intersection", "gradient, rank correlation"]
+    lines = {line.get_label(): list(line.get_ydata()) for line in figure.axes[0].lines}
+    assert lines["chance"] == pytest.approx([0.19, 0.16])
+    assert lines["random signs"] == pytest.approx([0.79, 0.76])
+    assert lines["top-k attack, published"] == [0.5, 0.3]
+    assert {line.get_label() for line in figure.axes[1].lines} == {"random signs", "top-k attack"}
+
+
+def test_score_panels_are_the_curve_panels_of_the_selected_means():
+    table = attacked_table().assign(rule="riemann")
+    asked = {"x": "epsilon", "panels": "metric", "lines": "rule", "xlabel": "x", "ylabel": "y"}
+    figure = plots.score_panels(table, {"metric": "top_k*", "attack": "top_k"}, **asked, level=0.5, logarithmic=True)
+    assert [axis.get_title() for axis in figure.axes] == ["top-k intersection", "top-k intersection, chance level"]
+    line, level = figure.axes[0].lines
+    np.testing.assert_allclose(line.get_ydata(), [0.79, 0.76])
+    assert list(level.get_ydata()) == [0.5, 0.5]
+    assert {(axis.get_xscale(), axis.get_yscale()) for axis in figure.axes} == {("log", "log")}
+
+
+def test_neighbourhoods_tell_the_top_pixels_near_the_first_set_from_the_far_ones():
+    before, after = torch.zeros(2, 5, 5)
+    before[0, 0], before[0, 1] = 2, 1
+    after[0, 0], after[1, 1], after[4, 4] = 3, 2, 1
+    figure = plots.neighbourhoods(
+        torch.zeros(1, 5, 5), {"before": before, "after": after}, k=2, w=1, notes={"after": "found"}
+    )
+    kinds = figure.axes[5].images[0].get_array()
+    assert (kinds[0, 0], kinds[1, 1], kinds[0, 1], kinds[4, 4]) == (4, 3, 1, 0)
+    assert figure.axes[5].get_xlabel() == "found"
+    far = plots.neighbourhoods(torch.zeros(3, 5, 5), {"before": before, "after": after.flip(0)}, k=2, w=0, notes={})
+    assert far.axes[5].images[0].get_array()[4, 0] == 2  # in the top k after, far from all before
+
+
+def test_the_scores_below_a_map_are_its_own():
+    names = ("top_k", "lens_recall_1", "lens_recall_div_1")
+    rows = [
+        (image, "pgd", name + end, value)
+        for image, value in (("a", 0.25), ("b", 0.75))
+        for name in names
+        for end in ("", "_chance")
+    ]
+    table = pd.DataFrame(rows, columns=["image", "attack", "metric", "value"])
+    lines = plots.scores_below(table, "b", 1)["pgd"].splitlines()
+    assert lines[1] == "recall, w = 1 0.75 (chance 0.75)" and len(lines) == 3

@@ -5,6 +5,7 @@ import io
 import math
 from html.parser import HTMLParser
 
+import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
@@ -12,7 +13,7 @@ from PIL import Image
 from lib import ROOT, InputError
 from lib.reporting import report
 from lib.reporting.claims import COLUMNS, Claim
-from lib.reporting.tables import PUBLISHED, brackets, caption, comparison, styled, to_markdown
+from lib.reporting.tables import PUBLISHED, brackets, caption, comparison, save_parquet, styled, to_markdown
 
 
 def claim(name, **fields):
@@ -290,6 +291,18 @@ def test_styled_marks_winners_and_carries_its_caption():
     html = styled(comparison(scores(), *SIDES, by=["model"]), "The caption.").to_html()
     assert "<caption>The caption.</caption>" in html
     assert html.count("font-weight: bold") == 1
+
+
+@pytest.mark.parametrize("value", [np.arange(500) % 7 / 8, np.random.default_rng(0).random(500), [[0.5, 1.5]] * 500])
+def test_a_packed_table_keeps_seven_digits_and_its_types(tmp_path, value):
+    table = pd.DataFrame({"image": [f"img{k}" for k in range(500)], "steps": range(500), "value": list(value)})
+    save_parquet(table, "nb", "laptop", tmp_path)
+    path = tmp_path / "results" / "laptop" / "nb.parquet"
+    found = pd.read_parquet(path)
+    assert found.dtypes.equals(table.dtypes)
+    pd.testing.assert_frame_equal(found.drop(columns="value"), table.drop(columns="value"))
+    np.testing.assert_allclose(np.stack(found["value"]), np.stack(table["value"]), rtol=6e-8)
+    assert path.stat().st_size < 10_000
 
 
 def test_brackets_and_markdown():

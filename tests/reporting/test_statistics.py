@@ -83,13 +83,6 @@ def test_unbalanced_clusters_weigh_by_their_rows():
     assert interval([0.0, 3.0, 3.0], clusters=["a", "b", "b"])[0] == 2
 
 
-def test_strata_are_resampled_separately():
-    values, strata = [0.0] * 5 + [10.0] * 5, ["mnist"] * 5 + ["imagenet"] * 5
-    assert interval(values, strata=strata) == (5, 5, 5)
-    with pytest.raises(InputError, match="two strata"):
-        interval([1.0, 2.0], clusters=["cat", "cat"], strata=["a", "b"])
-
-
 @pytest.mark.parametrize("function", [interval, sign_flip, holm, needed_n])
 @pytest.mark.parametrize("values", [[], [1.0, math.nan]])
 def test_nan_and_nothing_are_refused(function, values):
@@ -99,7 +92,7 @@ def test_nan_and_nothing_are_refused(function, values):
 
 def test_bootstrap_falls_back_to_percentiles_for_a_degenerate_statistic():
     matrix = np.array([[1.0], [2.0], [3.0]])
-    found = bootstrap(lambda units: np.sign(resampled_means(matrix, units)[..., 0]), [np.arange(3)])
+    found = bootstrap(lambda units: np.sign(resampled_means(matrix, units)[..., 0]), 3)
     assert found == (1, 1, 1)
 
 

@@ -13,7 +13,7 @@ from lib.run import bench
 def test_a_row_has_medians_and_quartiles_of_the_paired_ratios():
     row = bench.row("case", [(2.0, 1.0), (3.0, 1.0), (8.0, 2.0), (10.0, 2.0), (6.0, 1.0)])
     assert row["case"] == "case" and row["runs"] == 5
-    assert (row["ours"], row["peer"]) == (6.0, 1.0)
+    assert (row["ours"], row["peer"], row["measured_in"]) == (6.0, 1.0, "seconds")
     assert (row["ratio_low"], row["ratio_median"], row["ratio_high"]) == (3.0, 4.0, 5.0)
 
 
@@ -33,7 +33,7 @@ def test_the_peer_does_exactly_the_bare_passes(images, passes):
         return x.flatten(1)
 
     x = torch.rand(images, 1, 2, 2)
-    bench.bare(model, x, torch.zeros(images, dtype=torch.long), passes)()
+    bench.bare_passes(model, x, torch.zeros(images, dtype=torch.long), passes)()
     assert evaluated == images * passes
 
 
@@ -78,6 +78,7 @@ def test_an_unknown_case_is_refused_before_anything_is_written(tmp_path, monkeyp
 def test_the_cases_cover_memory_and_every_path_with_many_and_one_image():
     names = list(bench.cases(64))
     assert len(names) == 2 + 2 * 7 + 2
+    assert [bench.row(name, [(1.0, 1.0)])["measured_in"] for name in names].count("MB") == 2
     assert sum("memory" in name for name in names) == 2
     parts = {"straight": 2, "blur": 2, "guided": 4, "re-calibrated": 2, "DiffID": 2, "; 4 images": 7, "; 1 images": 7}
     parts |= {"X-Gradient": 2, "mask games": 2}
@@ -94,9 +95,9 @@ def test_a_walk_and_its_peer_make_the_same_number_of_passes(monkeypatch):
 
     x = torch.rand(2, 1, 4, 4)
     monkeypatch.setattr(
-        bench, "photograph_batch", lambda images: (model, x[:images], torch.zeros(images, dtype=torch.long))
+        bench, "photographed", lambda images: (model, x[:images], torch.zeros(images, dtype=torch.long))
     )
-    pairs = bench.walk_seconds(1, path=bench.Straight(8), images=2)
+    pairs = bench.time_walk(1, path=bench.Straight(8), images=2)
     assert len(pairs) == 1 and min(pairs[0]) > 0
     assert sum(evaluated) == 2 * 2 * 2 * 9  # sides, warm-up and run, images, points
 
@@ -124,9 +125,9 @@ def test_many_references_and_removal_make_as_many_passes_as_their_peers(monkeypa
         return x.flatten(1)
 
     x = torch.rand(2, 1, 4, 4, generator=torch.Generator().manual_seed(0))
-    monkeypatch.setattr(bench, "photograph_batch", lambda images: (model, x, torch.zeros(2, dtype=torch.long)))
-    bench.lines_seconds(1, images=2, references=3, points=4)
+    monkeypatch.setattr(bench, "photographed", lambda images: (model, x, torch.zeros(2, dtype=torch.long)))
+    bench.time_lines(1, images=2, references=3, points=4)
     assert sum(evaluated) == 2 * (2 * 12 + 2 * 12)  # warm-up and run, ours and peer
     evaluated.clear()
-    bench.removal_seconds(1, images=2)
+    bench.time_diffid(1, images=2)
     assert sum(evaluated) == 2 * (2 * 19 + 2 * 18)  # ours sees the images themselves, too

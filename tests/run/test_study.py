@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -13,58 +12,13 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 import pytest
+from tiny_project import reason, refusal, write_notebook, write_yaml
 
-from lib import ROOT, InputError
+from lib import ROOT
 from lib.run.commands import claim, main, plan, reproduce, verify
 from lib.run.execution import Live, clock, publishable
-from lib.run.parameters import Parameter, declared, resolve
-from lib.run.study import fingerprint, jobs_of, read_json, study, why
-from lib.run.verification import compare, compare_folders
-
-PARAMETERS = 'profile: str = "lab"\noutput: str = "."\nseed: int = 0\nscale: float = 1.0  # of the values'
-TABLE = (
-    "from pathlib import Path\nimport pandas as pd\n"
-    "folder = Path(output) / 'results' / profile\nfolder.mkdir(parents=True, exist_ok=True)\n"
-    "table = pd.DataFrame({{'metric': ['m', 'n'], 'value': [scale * {value}, 2.0]}})\n"
-    "table.to_csv(folder / '{name}.csv', index=False)"
-)
-
-
-def write_notebook(root: Path, name: str, *cells: str, parameters: str = PARAMETERS) -> Path:
-    first = nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]})
-    document = nbformat.v4.new_notebook(cells=[first, *map(nbformat.v4.new_code_cell, cells)])
-    path = root / "notebooks" / f"{name}.ipynb"
-    path.parent.mkdir(exist_ok=True)
-    nbformat.write(document, path)
-    return path
-
-
-def write_yaml(root: Path, name: str, text: str, profile: str = "laptop") -> None:
-    (root / "params" / profile).mkdir(parents=True, exist_ok=True)
-    (root / "params" / profile / f"{name}.yaml").write_text(text)
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    """A project with one notebook and just enough of `lib` for it to run."""
-    (tmp_path / "lib").mkdir()
-    for name in ("__init__.py", "provenance.py"):
-        shutil.copy(ROOT / "lib" / name, tmp_path / "lib" / name)
-    (tmp_path / "lib" / "maths.py").write_text("TWO = 2.0\n")
-    write_notebook(tmp_path, "first", "from lib.maths import TWO", TABLE.format(name="first", value="TWO"))
-    return tmp_path
-
-
-def reason(root: Path, name: str = "first") -> str:
-    this = study("laptop", root=root)
-    return next(why(this, job) for job in jobs_of(this) if job.name == name)
-
-
-def refusal(root: Path, only: str = "", **choices: str) -> str:
-    with pytest.raises(InputError) as caught:
-        jobs_of(study(choices.pop("profile", "laptop"), root=root, **choices), only)
-    return str(caught.value)
-
+from lib.run.ledger import fingerprint, read_json, why
+from lib.run.study import jobs_of, study
 
 # -- running, skipping, and the reasons ----------------------------------------------------------------------
 
@@ -153,9 +107,9 @@ def test_own_photographs_are_part_of_the_identity_and_their_folder_is_not_publis
     assert reproduce(this) == 0
     (job,) = jobs_of(this)
     assert job.values["images"] == str(photographs)
-    assert why(this, job) == ""
+    assert why(this, job, fingerprint(this, job)) == ""
     (photographs / "b.jpg").write_bytes(b"1")
-    assert why(this, job) == "data changed: images"
+    assert why(this, job, fingerprint(this, job)) == "data changed: images"
     ledger = read_json(this.results / "provenance.json")["first"]
     assert ledger["settings"]["images"] == "my photographs"
     assert str(root) not in this.copy("first").read_text() + json.dumps(ledger)
@@ -273,58 +227,6 @@ def test_a_missing_folder_of_photographs_is_one_sentence(root, capsys):
 def test_wrong_overrides(root, text, said):
     write_yaml(root, "first", text)
     assert said in refusal(root)
-
-
-@pytest.mark.parametrize(
-    ("kind", "fitting", "wrong"),
-    [
-        (int, [0, -3], [True, 1.0, "1", None, [1]]),
-        (float, [0, 1.5, 1e-3], [True, "1e-3", None]),
-        (bool, [True], [0, "yes"]),
-        (str, ["a"], [1, None]),
-        (list[int], [[], [1, 2]], [[1.0], [True], 1, ["a"], "12"]),
-        (list[float], [[1, 2.5]], [["1e-3"], 2.5]),
-        (tuple[str, ...], [["a", "b"]], [["a", 1], "ab"]),
-        (list, [[1, "a"]], ["a", {}]),
-        (int | None, [None, 3], ["3", 1.5]),
-    ],
-)
-def test_types(kind, fitting, wrong):
-    known = {"p": Parameter(kind, None)}
-    for value in fitting:
-        assert (
-            list(resolve(known, {"p": value}, where="w")["p"] or []) == list(value)
-            if isinstance(value, list)
-            else resolve(known, {"p": value}, where="w") == {"p": value}
-        )
-    for value in wrong:
-        with pytest.raises(InputError, match="w sets p to"):
-            resolve(known, {"p": value}, where="w")
-
-
-def test_declared_reads_types_and_defaults_without_running(tmp_path):
-    cell = "steps: list[int] = [8, 16]  # of the path\nrate = 1e-3\n"
-    cell += "rules: tuple[str, ...] = ('a',)\nlimit: int | None = None"
-    found = declared(write_notebook(tmp_path, "n", parameters=cell))
-    assert found == {
-        "steps": Parameter(list[int], [8, 16]),
-        "rate": Parameter(float, 0.001),
-        "rules": Parameter(tuple[str, ...], ("a",)),
-        "limit": Parameter(int | None, None),
-    }
-    assert resolve(found, {"rules": ["b", "c"]}, where="w")["rules"] == ("b", "c")
-
-
-@pytest.mark.parametrize("line", ["import os", "x: int", "x = os.cpu_count()", "x: Path = '.'", "x = y = 1"])
-def test_a_parameters_cell_holds_constants_only(tmp_path, line):
-    with pytest.raises(InputError, match="each line must read `name: type = constant`"):
-        declared(write_notebook(tmp_path, "n", parameters=line))
-
-
-def test_a_notebook_without_the_tag_is_refused(root):
-    document = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("seed: int = 0")])
-    nbformat.write(document, root / "notebooks" / "bare.ipynb")
-    assert refusal(root) == 'bare.ipynb has 0 cells tagged "parameters"; tag exactly one code cell so.'
 
 
 # -- when something goes wrong -------------------------------------------------------------------------------
@@ -502,35 +404,6 @@ def test_verify_without_committed_results_says_so(root, capsys):
     assert "There are no committed results of profile smoke" in capsys.readouterr().err
 
 
-TABLE_A = pd.DataFrame({"image": ["a", "a", "b"], "steps": [8, 16, 8], "value": [1.0, 0.0, float("nan")]})
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        (lambda t: t, "3 rows equal"),
-        (lambda t: t.iloc[::-1], "3 rows equal"),  # order does not count
-        (lambda t: t.assign(value=[1.0109, 0, None]), "3 rows agree, largest deviation 1 → 1.0109"),
-        (lambda t: t.assign(value=[1.0111, 0, None]), "DIFFERS: 1 of 3 numbers beyond tolerance"),
-        (lambda t: t.assign(value=[1, 0.0009, None]), "3 rows agree"),
-        (lambda t: t.assign(value=[1, 0.0011, None]), "DIFFERS: 1 of 3"),
-        (lambda t: t.assign(value=[1, 0, 0.0]), "DIFFERS: 1 of 3 numbers beyond tolerance, largest dev"),
-        (lambda t: t.assign(value=[1, float("inf"), None]), "DIFFERS: 1 of 3"),
-        (lambda t: t.iloc[:2], "DIFFERS: 1 rows only committed, 0 only recomputed, as (b, 8)"),
-        (lambda t: t.assign(steps=[8, 32, 8]), "DIFFERS: 1 rows only committed, 1 only recomputed"),
-        (lambda t: t.rename(columns={"steps": "n"}), "DIFFERS: columns image, n, value instead of"),
-    ],
-)  # fmt: skip
-def test_compare(change, said):
-    assert compare(TABLE_A, change(TABLE_A)).startswith(said)
-
-
-def test_compare_rows_with_equal_keys_by_their_order():
-    twice = pd.DataFrame({"run": ["a", "a"], "value": [1.0, 2.0]})
-    assert compare(twice, twice) == "2 rows equal"
-    assert compare(twice, twice.iloc[::-1]).startswith("DIFFERS: 2 of 2")
-
-
 # -- claims --------------------------------------------------------------------------------------------------
 
 
@@ -546,13 +419,3 @@ def test_claim_runs_its_notebook_and_prints_its_row(root, capsys):
     assert "not run" not in said
     assert main(["claim", "C03"], root=root) == 2
     assert "did you mean 'C0" in capsys.readouterr().err
-
-
-def test_curves_are_compared_point_by_point(tmp_path):
-    for folder, point in (("old", 0.5), ("near", 0.5001), ("far", 0.6)):
-        (tmp_path / folder).mkdir()
-        table = pd.DataFrame({"image": ["a", "b"], "curve": [[0.0, 0.5, 1.0], [0.0, point, 1.0]], "note": folder})
-        table.to_parquet(tmp_path / folder / "nb_curves.parquet")
-    said = {side: compare_folders(tmp_path / "old", tmp_path / side, partial=False) for side in ("near", "far")}
-    assert said["near"]["nb_curves.parquet"].startswith("6 rows agree")
-    assert said["far"]["nb_curves.parquet"].startswith("DIFFERS: 1 of 6 numbers")

@@ -137,6 +137,23 @@ def test_labels_must_match_the_images():
         fit(small(), x[:0], y[:0], epochs=1, seed=0)
 
 
+@pytest.mark.parametrize(("norm", "sizes"), [(True, [4, 5]), (False, [4, 4, 1])])
+def test_batch_norms_never_see_a_single_image(norm, sizes):
+    seen, x, y = [], torch.rand(9, 3), torch.arange(9) % 2
+    layers = [nn.Linear(3, 4), nn.BatchNorm1d(4) if norm else nn.ReLU(), nn.Linear(4, 2)]
+
+    def loss(model, x, y):
+        seen.append(len(x))
+        return training.classification_loss(model, x, y)
+
+    fit(nn.Sequential(*layers), x, y, epochs=2, seed=0, batch=4, loss=loss)
+    assert seen == 2 * sizes
+    if norm:
+        for rows, batch in ((9, 1), (1, 4)):
+            with pytest.raises(InputError, match="batches of two images or more"):
+                fit(nn.Sequential(*layers), x[:rows], y[:rows], epochs=1, seed=0, batch=batch)
+
+
 def test_progress_is_shown_on_standard_error(capsys):
     fit(small(), *data(), epochs=2, seed=0, batch=50, label="two blobs")
     captured = capsys.readouterr()
@@ -221,10 +238,10 @@ def test_a_damaged_file_is_trained_again_and_said_so(tmp_path, few_digits, capsy
         file.write_bytes(file.read_bytes()[:999] if damage == "cut" else damage)
     capsys.readouterr()
     assert torch.equal(weights(digit_network(cache=tmp_path, epochs=1).model), whole)
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if "damaged" in line]
-    assert line.startswith(f"{file.name} is damaged (") and line.endswith("and is trained again.")
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "trained again" in line]
+    assert line.startswith("The network is trained again: ") and file.name in line
     digit_network(cache=tmp_path, epochs=1)
-    assert "damaged" not in capsys.readouterr().err
+    assert "trained again" not in capsys.readouterr().err
 
 
 def test_permuted_labels_are_memorised(tmp_path, few_digits, capsys):

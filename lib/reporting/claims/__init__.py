@@ -19,6 +19,10 @@ import yaml
 from lib import ROOT, InputError, nearest
 from lib.reporting.claims import evidence, verdicts
 from lib.reporting.claims.verdicts import Finding
+from lib.store.digest import digest
+from lib.store.files import read_text
+
+_known: dict[str, pd.DataFrame] = {}  # verdicts on a notebook's claims, by the digest of its table
 
 COLUMNS = [
     "claim",
@@ -80,7 +84,7 @@ def load_registry(path: Path = ROOT / "params" / "claims.yaml") -> list[Claim]:
 
     Raises InputError, naming the claim, for an unknown or missing key, kind, paper, source or value.
     """
-    text = Path(path).read_text(encoding="utf-8")
+    text = read_text(path)
     names = [name.value for name, _ in yaml.compose(text).value]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(f"The registry has {', '.join(twice)} twice; give each claim its own name.")
@@ -145,9 +149,18 @@ def judge(results: Path, *, registry: list[Claim] | None = None) -> pd.DataFrame
         packaged = settings.get("images") == "packaged" or settings.get("nhanes") == ""
         own = settings.get("setting") == "paper" and not packaged
         setting = "paper" if own else "analogue"
-        rows.append(check(name, read_table(results, name), registry=registry, setting=setting))
+        rows.append(_judged(name, results, registry, setting))
     order = {claim.id: position for position, claim in enumerate(registry)}
     return pd.concat(rows).sort_values("claim", key=lambda ids: ids.map(order), kind="stable", ignore_index=True)
+
+
+def _judged(name: str, results: Path, registry: list[Claim], setting: str) -> pd.DataFrame:
+    """`check` of the table at hand, remembered: the page is rewritten after every notebook, and most tables stay."""
+    files = [file for suffix in ("csv", "parquet") if (file := Path(results) / f"{name}.{suffix}").exists()]
+    key = digest([name, files, registry, setting])
+    if key not in _known:
+        _known[key] = check(name, read_table(results, name), registry=registry, setting=setting)
+    return _known[key]
 
 
 def read_provenance(results: Path) -> dict:

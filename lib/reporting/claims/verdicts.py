@@ -81,7 +81,7 @@ def share(test: dict, scores: pd.DataFrame, protocol: str, found: Evidence, seed
         won = resampled_means(matrix, units) > 0
         return won[..., ~inside].mean(-1) - (won[..., inside].mean(-1) if inside.any() else 0)
 
-    estimate, low, high = bootstrap(statistic, [np.arange(n)], seed=seed)
+    estimate, low, high = bootstrap(statistic, n, seed=seed)
     notes = [f"favourable in {(np.nanmean(matrix, 0) > 0).sum()} of {len(inside)} cells"]
     threshold, exceptional, universal, p = 0, True, False, math.nan
     if "within" in test:
@@ -159,7 +159,7 @@ def exclusion(test: dict, scores: pd.DataFrame, protocol: str, found: None, seed
         matrix = np.stack([rows["a"].where(rows["difference"].notna()), rows["a"]], axis=1)
         shifts[name] = bootstrap(
             lambda units, matrix=matrix: np.diff(resampled_means(matrix, units))[..., 0],
-            [np.arange(len(matrix))],
+            len(matrix),
             seed=seed,
             level=1 - ALPHA / len(cells),
         )
@@ -230,7 +230,7 @@ def agree(test: dict, found: dict[str, dict[str, Evidence]], seed: int) -> Findi
         notes.append("the others are significant under one protocol only: more images would decide")
     else:
         notes.append("no cell is significant" if not corrected[shared].any() else "")
-    return Finding(outcome, _join(notes), *bootstrap(statistic, [np.arange(n)], seed=seed), n)
+    return Finding(outcome, _join(notes), *bootstrap(statistic, n, seed=seed), n)
 
 
 def not_run(lacking: list[str]) -> Finding:

@@ -6,7 +6,10 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from lib.reporting.plots.house import ATTACKS, UNDECIDED, house, named, palette
+from lib.reporting.plots.curves import curve_panels
+from lib.reporting.plots.house import UNDECIDED, house, palette
+from lib.reporting.plots.names import ATTACKS, named
+from lib.reporting.statistics import summary
 
 
 def beside_chance(table: pd.DataFrame, *, rows: str, panels: str, xlabel: str) -> Figure:
@@ -69,3 +72,23 @@ def chance_as_line(scores: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame
         panel=place, attack=rows["attack"].replace(ATTACKS), order=rows["metric"].map(list(metrics).index)
     )
     return rows.sort_values(["method", "order"], kind="stable", ignore_index=True)
+
+
+def attack_panels(
+    scores: pd.DataFrame, metrics: Sequence[str], *, xlabel: str, published: pd.DataFrame | None = None
+) -> Figure:
+    """Scores against the size of a perturbation: a panel per method and metric, a line per attack, chance dotted.
+
+    scores, published: columns image (ours alone), method, metric, attack, epsilon, value
+    """
+    table = summary(chance_as_line(scores, metrics), ["panel", "attack", "epsilon"], resamples=2_000)
+    return curve_panels(
+        table,
+        x="epsilon",
+        panels="panel",
+        lines="attack",
+        xlabel=xlabel,
+        ylabel="mean over images",
+        styles={"chance": {"color": "black", "linestyle": ":"}},
+        published=None if published is None else chance_as_line(published, metrics),
+    )

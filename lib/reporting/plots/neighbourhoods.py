@@ -2,10 +2,13 @@
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from torch import Tensor
 
+from lib.metrics.selection import dilate, top_k
 from lib.reporting.plots.house import COLOURS, house
 
 KINDS = {  # what a pixel of the lower row is, and its colour
@@ -17,14 +20,18 @@ KINDS = {  # what a pixel of the lower row is, and its colour
 }
 
 
-def neighbourhoods(image, maps: dict, sets: dict, near, notes: dict[str, str]) -> Figure:
-    """An image and its maps above; below each perturbed map, which of its top pixels LENS counts as found.
+def neighbourhoods(image: Tensor, maps: dict[str, Tensor], *, k: int, w: int, notes: dict[str, str]) -> Figure:
+    """An image and its maps above; below each perturbed map, which of its top k pixels LENS counts as found.
 
-    image: (H, W) or (H, W, 3) in [0, 1];  maps: {title: (H, W)}, the first before the perturbation
-    sets: {title: mask (H, W) of the top k};  near: mask of the pixels within w of the first set
+    image: (C, H, W) in [0, 1];  maps: {title: (H, W)}, the first before the perturbation;  w: radius in pixels
     notes: {title: text below}. All maps share one scale up to the 99th percentile of the first.
     """
     first = next(iter(maps))
+    before = top_k(maps[first][None], k)[0]
+    near = dilate(before, w)[0].numpy()
+    sets = {title: top_k(each[None], k)[0][0].numpy() for title, each in maps.items()}
+    maps = {title: each.numpy() for title, each in maps.items()}
+    image = image.permute(1, 2, 0).squeeze().cpu().numpy()
     limit = np.quantile(maps[first], 0.99) or 1
     with house():
         size = (0.5 + 1.7 * (1 + len(maps)), 4.3)
@@ -51,3 +58,19 @@ def neighbourhoods(image, maps: dict, sets: dict, near, notes: dict[str, str]) -
         ]
         fig.legend(handles=handles, loc="outside lower center", ncols=2)
     return fig
+
+
+def scores_below(scores: pd.DataFrame, image: str, w: int) -> dict[str, str]:
+    """{attack: the scores of an image's map, each with its chance level, line by line}, as notes of `neighbourhoods`.
+
+    scores: columns image, attack, metric, value, of metrics and of their chance levels "<metric>_chance"
+    """
+    own = scores[scores["image"] == image].set_index(["attack", "metric"])["value"]
+    names = {"top-k": "top_k", f"recall, w = {w}": f"lens_recall_{w}", "recall-div": f"lens_recall_div_{w}"}
+    return {
+        attack: "\n".join(
+            f"{name} {own[attack, metric]:.2f} (chance {own[attack, f'{metric}_chance']:.2f})"
+            for name, metric in names.items()
+        )
+        for attack in scores["attack"].unique()
+    }

@@ -8,13 +8,19 @@ from matplotlib.figure import Figure
 from lib.reporting.plots.house import house
 
 
-def photographs_row(images: dict) -> Figure:
-    """Images side by side under their titles, {title: PIL image or array}."""
+def photographs_row(images: dict, *, columns: int | None = None, **look) -> Figure:
+    """Images side by side under their titles, {title: PIL image or array}, in rows of `columns`.
+
+    look: keywords of `Axes.imshow`, e.g. cmap="gray_r"
+    """
+    columns = columns or len(images)
+    rows, width = -(-len(images) // columns), min(2.2, 7 / columns)
     with house():
-        fig, axes = plt.subplots(1, len(images), figsize=(2.2 * len(images), 2.4), squeeze=False)
-        for axis, (title, image) in zip(axes[0], images.items(), strict=True):
-            axis.imshow(image)
+        fig, axes = plt.subplots(rows, columns, figsize=(width * columns, (width + 0.2) * rows), squeeze=False)
+        for axis, (title, image) in zip(axes.flat, images.items(), strict=False):
+            axis.imshow(image, **look)
             axis.set_title(title)
+        for axis in axes.flat:
             axis.set_axis_off()
     return fig
 
