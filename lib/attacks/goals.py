@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from lib import InputError, nearest
-from lib.attacks.methods import mean_one, require_maps
+from lib.attacks.methods import mean_one
 from lib.attribution.gate import as_tensor, whole_number
+from lib.metrics.ranking import map_batch
 from lib.metrics.selection import dilate, top_k
 
 GOALS = ("top_k", "lens_top_k", "mass_centre", "target")
@@ -43,7 +44,7 @@ def goal(
     >>> goal("top_k", clean, k=1)(torch.tensor([[[[1.0, 1.0]]]]))
     tensor([-1.])
     """
-    require_maps(clean, "clean", "N, H, W")
+    clean = map_batch(clean, "clean")
     radius = whole_number(radius, "radius", 0)
     if aim not in GOALS:
         raise InputError(f"there is no aim {aim!r}; {nearest(aim, GOALS)}")
@@ -69,7 +70,7 @@ def mass_centre(a: Tensor) -> Tensor:
     >>> mass_centre(torch.tensor([[[0.0, 0.0], [1.0, 3.0]]]))
     tensor([[1.0000, 0.7500]])
     """
-    require_maps(a, "a", "N, H, W")
+    a = map_batch(a, "a")
     if (a < 0).any():
         raise InputError("a holds negative values, which have no centre of mass; give a.abs()")
     return _centre(a)

@@ -10,7 +10,8 @@ from torch import Tensor
 from lib import InputError, nearest
 from lib.attacks.curvature import hessian_product
 from lib.attribution.forward import in_parts, is_finite, passes
-from lib.attribution.gate import PRECISIONS, Gated, gate, whole_fields, whole_number
+from lib.attribution.gate import Gated, gate, whole_fields, whole_number
+from lib.metrics.ranking import map_batch
 
 NAMES = ("gradient", "input_x_gradient", "integrated_gradients")
 
@@ -74,13 +75,13 @@ def normalised(raw: Tensor) -> Tensor:
     """a = HW sum_c |raw_c| / (its sum over pixels), the map that is attacked and compared; a map of zeros stays one.
 
     raw (B, C, H, W) -> (B, H, W), >= 0, mean 1 (RAR MNIST/model.py:111-112).
-    Raises InputError for another shape or precision, and for NaN or infinite values.
+    Raises InputError for another shape, and for NaN or infinite values. Can be differentiated.
 
     >>> normalised(torch.tensor([[[[1.0, -3.0]]]]))
     tensor([[[0.5000, 1.5000]]])
     """
-    require_maps(raw, "raw", "B, C, H, W")
-    return mean_one(raw)
+    map_batch(raw, "raw", "B, C, H, W")
+    return mean_one(raw.float() if raw.dtype.itemsize < 4 else raw)
 
 
 def pullback(
@@ -181,18 +182,6 @@ def require_finite(finite: Tensor, where: str = "") -> None:
             f"the network's value or gradient is not finite for images {(~finite).nonzero().flatten().tolist()[:8]} of "
             f"the batch{where}: check its weights for NaN"
         )
-
-
-def require_maps(maps: Tensor, name: str, axes: str) -> None:
-    """Raise InputError unless `maps` is a tensor with these axes, in single or double precision, and finite.
-
-    >>> require_maps(torch.rand(2, 3, 3), "a", "N, H, W")
-    """
-    if not isinstance(maps, Tensor) or maps.ndim != axes.count(",") + 1 or maps.dtype not in PRECISIONS:
-        given = f"{tuple(maps.shape)} {maps.dtype}" if isinstance(maps, Tensor) else f"a {type(maps).__name__}"
-        raise InputError(f"{name} is {given}; give maps ({axes}), float32 or float64")
-    if not maps.numel() or not maps.isfinite().all():
-        raise InputError(f"{name} is empty, or NaN or infinite somewhere; give at least one map, finite throughout")
 
 
 def _mean_gradient(model: Gated, x: Tensor, target: Tensor, method: Method, budget: int | None):

@@ -2,9 +2,10 @@
 
 from lib.attribution.adversarial import Adversarial
 from lib.attribution.attribute import Attribution, attribute, walk
+from lib.attribution.guided import Guided
 from lib.attribution.multi_reference import Lines
 from lib.attribution.nodes import Node
-from lib.attribution.paths import Blur, Guided, Path, Straight
+from lib.attribution.paths import Blur, Path, Straight
 from lib.attribution.recalibration import PointAbsolute, RandomMask, Recalibrated, SquaredMeanGradient, Weighted
 from lib.attribution.rules import IDGI, Riemann, Rule, SquaredGradient
 

@@ -16,6 +16,7 @@ from lib.models.canonize import VIEWS, Clipped, modular
 COST = 2  # two passes' memory a row: hooks keep copies of what they see
 
 
+@torch.inference_mode(False)
 def deeplift(model: nn.Module, x: Tensor, target: Tensor) -> Tensor:
     """DeepLIFT with the rescale rule, of the logit against a black image; signed, (B, C, H, W).
 
@@ -62,6 +63,7 @@ def deeplift_residual(model: nn.Module, x: Tensor, target: Tensor, maps: Tensor)
     return maps.flatten(1).sum(1, dtype=torch.float64) - (at - black)
 
 
+@torch.inference_mode(False)
 def lrp(model: nn.Module, x: Tensor, target: Tensor, *, epsilon: float = 1e-9) -> Tensor:
     """Layer-wise relevance propagation of the logit, the epsilon rule in every layer; (B, C, H, W), signed.
 

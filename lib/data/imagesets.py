@@ -62,7 +62,9 @@ def image_set(name: str, part: str, *, root: str | Path = "", limit: int = 0) ->
         try:
             image, label = items[row]
             x.append(_tensor(name, image if isinstance(image, Image.Image) else read_image(image)))
-        except (OSError, SyntaxError) as error:
+        except InputError:  # of an image that is named already
+            raise
+        except Exception as error:  # Pillow raises a dozen unrelated types for damaged files
             raise InputError(f"image {row} of {name} ({part}) below {root} cannot be read: {error}.") from error
         labels.append(label)
     return Digits(torch.stack(x), torch.tensor(labels), [f"{name}-{part}-{row:05d}" for row in rows])

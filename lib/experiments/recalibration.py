@@ -29,6 +29,7 @@ from lib.attribution import (
     Weighted,
     attribute,
     gradients,
+    layerwise,
 )
 from lib.attribution.adversarial import other_classes
 from lib.attribution.references import NoisyCopies, Single, UniformNoise
@@ -156,8 +157,8 @@ def single_pass_maps(of: Subject, *, samples: int, seed: int = 0) -> dict[Key, T
         "input_x_gradient": gradients.input_x_gradient(*asked).abs().sum(1),
         "smoothgrad": smooth.abs().sum(1),
         "smoothgrad_squared": squared.sum(1),
-        "gradcam": gradients.gradcam(*asked),
-        "fullgrad": gradients.fullgrad(*asked),
+        "gradcam": layerwise.gradcam(*asked),
+        "fullgrad": layerwise.fullgrad(*asked),
         "random": gradients.random_maps(of.images, of.x.shape[2:], seed=seed).to(of.x),
     }
     steps = {"random": 0, "smoothgrad": samples, "smoothgrad_squared": samples}

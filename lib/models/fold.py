@@ -8,11 +8,14 @@ from timm.layers import BatchNormAct2d, Conv2dSame
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from lib.models.layers import logits_of, require_autograd
+
 # Only layers whose forward pass is known: a subclass may standardise its weights or normalise otherwise.
 CONVOLUTIONS = (nn.Conv2d, Conv2dSame)
 NORMS = (nn.BatchNorm2d, BatchNormAct2d)
 
 
+@torch.inference_mode(False)  # that what it makes can be differentiated
 def prepare(module: nn.Module, *, shape: tuple = (3, 224, 224)) -> nn.Module:
     """A copy of `module` for attribution: eval, frozen, batch norms folded into convolutions, channels-last.
 
@@ -22,7 +25,10 @@ def prepare(module: nn.Module, *, shape: tuple = (3, 224, 224)) -> nn.Module:
     that follow something else, such as those ahead of DenseNet's convolutions, stay.
     Convolutions that pad at run time (`Conv2dSame`) are given the padding that images of `shape` ask for, to which the
     result is thus bound.
+    Raises InputError for a network whose weights were made inside torch.inference_mode, or whose answer, where it has
+    batch norms, is not a tensor.
     """
+    require_autograd(module)
     module = deepcopy(module).eval().requires_grad_(False)
     folded = {}
     for conv, norm in _pairs(module, shape):
@@ -87,7 +93,7 @@ def _pairs(module: nn.Module, shape: tuple) -> list[tuple[nn.Module, nn.Module]]
     hooks = [conv.register_forward_hook(after) for conv in convs]
     hooks += [norm.register_forward_pre_hook(before) for norm in norms]
     example = next(module.parameters()).new_zeros(1, *shape).requires_grad_()
-    uses = _uses(module(example).grad_fn)
+    uses = _uses(logits_of(module, example).grad_fn)
     for hook in hooks:
         hook.remove()
     pairs = [(made[node], norm) for norm, node in taken.items() if node in made and uses[node] == 1]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lib import InputError
 from lib.models.degrees import broken, degree
-from lib.models.layers import Normalize, require_eval
+from lib.models.layers import Normalize, logits_of, require_eval
 
 SCALES = (1e-2, 0.1, 0.5, 2.0, 10.0, 1e3)
 NORMS = {nn.BatchNorm1d: 0, nn.BatchNorm2d: 2, nn.BatchNorm3d: 3}  # and their dimensions behind the channels
@@ -56,7 +56,7 @@ def homogeneity_of(model: nn.Module, x: Tensor, *, scales: Sequence[float] = SCA
     require_eval(model)
     reasons = broken(model)
     order = None if reasons else degree(model)
-    k, zero, plain = order or 1, origin(model), model(x)
+    k, zero, plain = order or 1, origin(model), logits_of(model, x)
     worst = max(float((model(zero + c * (x - zero)) / c**k - plain).abs().max()) for c in scales)
     return Homogeneity(order, reasons, worst / float(plain.abs().max().clamp(min=torch.finfo(x.dtype).tiny)))
 

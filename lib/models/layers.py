@@ -23,7 +23,7 @@ class Normalize(nn.Module):
 
 
 def require_eval(model: Callable) -> None:
-    """Raise InputError, naming the first part of the network that is in training mode.
+    """Raise InputError, naming the first part of the network that is in training mode; and as `require_autograd`.
 
     Dropout and batch norms in training mode are not functions of the image alone, and the norms' running statistics
     move with every pass. Each submodule is looked at: one that was switched after `model.eval()` counts too, and so
@@ -40,6 +40,32 @@ def require_eval(model: Callable) -> None:
             raise InputError(f"{where} is in training mode; call model.eval() first")
         if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d) and layer.running_mean is None:
             raise InputError(f"{where} has no running statistics; give one trained with track_running_stats=True")
+    require_autograd(model)
+
+
+def require_autograd(model: nn.Module) -> None:
+    """Raise InputError for a network whose weights were made inside torch.inference_mode, without any derivatives.
+
+    >>> require_autograd(nn.Linear(2, 2))
+    """
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.is_inference():
+            raise InputError(f"{name} was made inside torch.inference_mode(); build or load the network outside of it")
+
+
+def logits_of(model: Callable, x: Tensor) -> Tensor:
+    """The network's answer to x; raises InputError where that is not a tensor, such as an object with .logits.
+
+    >>> logits_of(nn.Flatten(), torch.zeros(1, 2, 1)).shape
+    torch.Size([1, 2])
+    """
+    answer = model(x)
+    if not isinstance(answer, Tensor):
+        raise InputError(
+            f"the network answers with a {type(answer).__name__}, not a tensor of logits: give a module whose forward "
+            "method returns them, such as model(x).logits"
+        )
+    return answer
 
 
 def in_training(layer: nn.Module) -> bool:

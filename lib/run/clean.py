@@ -48,7 +48,7 @@ def _listed(paths: list[Path], root: Path) -> str:
     return ", ".join(str(path.relative_to(root) if path.is_relative_to(root) else path) for path in paths) or "nothing"
 
 
-def main(arguments: list[str] | None = None, *, root: Path = ROOT) -> int:
+def clean_up(arguments: list[str] | None = None, *, root: Path = ROOT) -> int:
     parser = argparse.ArgumentParser(prog="python -m lib.run.clean", description=__doc__)
     parser.add_argument("--results", action="store_true", help="finished units, results and figures as well")
     parser.add_argument("--output", default="", help="folder of results/ and figures/ instead of this one")
@@ -62,4 +62,4 @@ def main(arguments: list[str] | None = None, *, root: Path = ROOT) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(clean_up())

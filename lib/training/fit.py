@@ -16,7 +16,7 @@ from lib.data.digits import CLASSES, MEAN, STD, digits
 from lib.models.checkpoints import load_weights
 from lib.models.fold import prepare
 from lib.models.homogeneity import remove_biases
-from lib.models.layers import Normalize
+from lib.models.layers import Normalize, require_autograd
 from lib.models.zoo import Network, best_device
 from lib.seeds import seeded
 from lib.store.digest import content_key
@@ -54,11 +54,12 @@ def fit(
     dropout, may draw from torch's default CPU generator, which is seeded here and restored afterwards.
     A single image that is left over joins the last batch where the network has batch norms, which need two.
     On a CPU two runs agree to the bit.
-    Raises InputError for a loss that is not finite, unless there are as many labels as images, and for a network with
-    batch norms and batches of one image.
+    Raises InputError for a loss that is not finite, unless there are as many labels as images, for a network with
+    batch norms and batches of one image, and for weights made inside torch.inference_mode.
     """
     if not 0 < len(x) == len(y):
         raise InputError(f"{label} was given {len(x)} images and {len(y)} labels; give as many of each, at least one.")
+    require_autograd(model)
     normed = any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in model.modules())
     if normed and min(batch, len(x)) == 1:
         raise InputError(f"{label}: batch norms need batches of two images or more; {len(x)} images, batch={batch}.")

@@ -13,13 +13,8 @@ from lib.attribution import Adversarial, Guided, Lines, RandomMask, Riemann, Str
 from lib.attribution.adversarial import other_classes
 from lib.attribution.forward import values, values_and_gradients
 from lib.attribution.gate import Gated, gate, image_batch
-from lib.attribution.gradients import (
-    completeness_error,
-    full_gradients,
-    input_gradient,
-    random_maps,
-    smoothgrad,
-)
+from lib.attribution.gradients import completeness_error, input_gradient, random_maps, smoothgrad
+from lib.attribution.layerwise import full_gradients
 from lib.attribution.local import LocalReferences, local_references, logits_of
 from lib.attribution.references import FromPool, NoisyCopies, Single, UniformNoise, drawn_from, reference_image
 

@@ -5,15 +5,8 @@ from torch import nn
 from torch.nn.functional import interpolate
 
 from lib import InputError
-from lib.attribution.gradients import (
-    full_gradients,
-    fullgrad,
-    gradcam,
-    image_generator,
-    input_gradient,
-    input_x_gradient,
-    smoothgrad,
-)
+from lib.attribution.gradients import image_generator, input_gradient, input_x_gradient, smoothgrad
+from lib.attribution.layerwise import full_gradients, fullgrad, gradcam
 from lib.data.imagenet import load_image, photographs
 from lib.models.fold import prepare
 from lib.models.layers import Normalize

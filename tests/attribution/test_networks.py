@@ -13,7 +13,8 @@ from walks import GRADIENT_MAPS, IDS, paths, rules
 from lib import InputError
 from lib.attribution import Straight, attribute
 from lib.attribution.forward import values
-from lib.attribution.gradients import completeness_error, full_gradients, gradcam, x_gradient
+from lib.attribution.gradients import completeness_error, x_gradient
+from lib.attribution.layerwise import full_gradients, gradcam
 from lib.attribution.local import logits_of
 from lib.attribution.references import Single, UniformNoise
 

@@ -54,7 +54,7 @@ def linear(*weights: list[list[float]]) -> nn.Sequential:
 
 
 def test_deeplift_by_hand():
-    """f = relu(x1 - .5) + x2 at (1, .25): the rectifier lets half of the change through, the gradient says all of it."""
+    """f = relu(x1 - .5) + x2 at (1, .25): the rectifier lets half of the change through, the gradient all of it."""
     model = linear([[1.0, 0.0], [0.0, 1.0]], [[1.0, 1.0]])
     model[1].bias = nn.Parameter(torch.tensor([-0.5, 0.0]).double(), requires_grad=False)
     x = torch.tensor([1.0, 0.25]).double().view(1, 1, 1, 2)
@@ -206,7 +206,7 @@ def test_what_is_not_linear_is_refused_by_name(line, match, images):
 
 
 def test_what_is_no_module_is_refused(images):
-    with pytest.raises(InputError, match="not an nn.Module"):
+    with pytest.raises(InputError, match=r"not an nn\.Module"):
         lrp(lambda x: x.flatten(1), *images)
 
 
@@ -287,3 +287,13 @@ def test_where_deeplifts_sum_is_exact(images, after, exact):
 def test_an_epsilon_that_divides_by_nothing_is_refused(network, images):
     with pytest.raises(InputError, match="epsilon=0 lets"):
         lrp(network, *images, epsilon=0)
+
+
+@pytest.mark.parametrize("method", [deeplift, lrp])
+def test_inside_inference_mode_maps_are_the_same(network, images, method):
+    expected = method(network, *images)
+    with torch.inference_mode():
+        assert torch.equal(method(network, images[0].clone(), images[1]), expected)
+        made = Residual().double().eval()
+    with pytest.raises(InputError, match=r"inside torch\.inference_mode"):
+        method(made, *images)

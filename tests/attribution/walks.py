@@ -18,14 +18,8 @@ from lib.attribution import (
     Weighted,
 )
 from lib.attribution.adversarial import other_classes
-from lib.attribution.gradients import (
-    fullgrad,
-    gradcam,
-    input_gradient,
-    input_x_gradient,
-    smoothgrad,
-    x_gradient,
-)
+from lib.attribution.gradients import input_gradient, input_x_gradient, smoothgrad, x_gradient
+from lib.attribution.layerwise import fullgrad, gradcam
 from lib.attribution.references import FromPool, NoisyCopies, Single, UniformNoise
 
 IDS = ["a", "b"]

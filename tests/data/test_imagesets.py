@@ -72,3 +72,13 @@ def test_names_parts_and_incomplete_flowers(tmp_path):
         image_set("mnist", "tests", root=tmp_path)
     with pytest.raises(InputError, match="holds 0 of the 1360"):
         image_set("flowers17", "test", root=tmp_path)
+
+
+def test_a_damaged_image_is_named_and_a_negative_limit_refused(tmp_path):
+    write = tmp_path / "gtsrb" / "GTSRB" / "Training" / "00000"
+    write.mkdir(parents=True)
+    (write / "00000_00000.ppm").write_bytes(b"P6 cut")
+    with pytest.raises(InputError, match=r"image 0 of gtsrb \(train\) below .* cannot be read"):
+        image_set("gtsrb", "train", root=tmp_path)
+    with pytest.raises(InputError, match="limit=-1 selects no image"):
+        image_set("mnist_5k", "test", limit=-1)

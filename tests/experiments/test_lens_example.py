@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from lib.experiments import lens_example
-from lib.metrics.selection import dilate, top_k
 from lib.reporting import plots
 
 
@@ -29,10 +28,7 @@ def test_unrelated_maps_score_about_the_formula_and_infeasible_cells_have_no_sco
 
 def test_figures_of_neighbourhoods_and_of_chance_levels():
     maps = {name: torch.rand(20, 20, generator=torch.Generator().manual_seed(i)) for i, name in enumerate("abc")}
-    sets = {name: top_k(each[None], 20)[0][0].numpy() for name, each in maps.items()}
-    near = dilate(torch.from_numpy(sets["a"])[None], 1)[0].numpy()
-    arrays = {name: each.numpy() for name, each in maps.items()}
-    figure = plots.neighbourhoods(arrays["a"], arrays, sets, near, {"b": "top-k .5"})
+    figure = plots.neighbourhoods(maps["a"][None], maps, k=20, w=1, notes={"b": "top-k .5"})
     assert [axis.get_title() for axis in figure.axes[:4]] == ["image", "a", "b", "c"]
     rows = [("gradient", "top_k", 0.4), ("gradient", "top_k_chance", 0.1), ("lrp", "top_k", 0.5)]
     table = pd.DataFrame(rows, columns=["method", "metric", "mean"]).assign(model="m")

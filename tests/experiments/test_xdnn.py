@@ -11,9 +11,9 @@ from lib import InputError
 from lib.data.digits import Digits
 from lib.experiments import subjects, xdnn
 from lib.metrics.masks import GAMES
+from lib.models.checkpoints import load_weights
 from lib.models.degrees import broken
 from lib.models.homogeneity import homogeneity_of
-from lib.models.checkpoints import load_weights
 from lib.models.twins import TWINS, bare_network, published_network
 from lib.models.zoo import Network
 from lib.training.fit import digit_cnn
@@ -97,7 +97,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused_by_key(tmp_path, change, said
 
 def test_damaged_and_missing_checkpoints(tmp_path):
     (tmp_path / "alexnet_model_best.pth.tar").write_bytes(b"no")
-    with pytest.raises(InputError, match="not a file of torch.save"):
+    with pytest.raises(InputError, match=r"not a file of torch\.save"):
         published_network("alexnet", str(tmp_path))
     with pytest.raises(InputError, match=r"xvgg16_model_best\.pth\.tar from https"):
         published_network("xvgg16", str(tmp_path))

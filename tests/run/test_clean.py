@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from lib import ROOT
-from lib.run.clean import main
+from lib.run.clean import clean_up
 
 TOOLS = [".pytest_cache/a", "lib/__pycache__/a.pyc", "lib/deep/er/__pycache__/a.pyc", "notebooks/.ipynb_checkpoints/a"]
 COMPUTED = [".cache/units/a.parquet", ".cache/trained/a.pt", "results/imagenet/a.csv", "results/smoke/a.csv"]
@@ -28,7 +28,7 @@ def left(root) -> set[str]:
 
 
 def test_the_caches_of_tools_go_and_everything_computed_stays(project, capsys):
-    assert main([], root=project) == 0
+    assert clean_up([], root=project) == 0
     assert left(project) == {*COMPUTED, *COMMITTED, *OTHERS}
     removing, keeping = capsys.readouterr().out.splitlines()
     assert ".pytest_cache" in removing
@@ -39,19 +39,19 @@ def test_the_caches_of_tools_go_and_everything_computed_stays(project, capsys):
 
 
 def test_results_go_when_that_is_asked_for_and_are_named_first(project, capsys):
-    assert main(["--results"], root=project) == 0
+    assert clean_up(["--results"], root=project) == 0
     assert left(project) == {*COMMITTED, *OTHERS}
     (said,) = capsys.readouterr().out.splitlines()
     for name in (".cache", "results/imagenet", "results/smoke", "figures/smoke"):
         assert name in said
-    assert main(["--results"], root=project) == 0
+    assert clean_up(["--results"], root=project) == 0
     assert capsys.readouterr().out == "removing: nothing\n"
 
 
 def test_another_output_folder_is_cleaned_instead(project, tmp_path_factory, capsys):
     output = tmp_path_factory.mktemp("output")
     (output / "results" / "imagenet").mkdir(parents=True)
-    assert main(["--results", "--output", str(output)], root=project) == 0
+    assert clean_up(["--results", "--output", str(output)], root=project) == 0
     assert left(project) == {*COMPUTED, *COMMITTED, *OTHERS}
     assert str(output / "results" / "imagenet") in capsys.readouterr().out
     assert not (output / "results" / "imagenet").exists()
@@ -62,7 +62,7 @@ def test_links_are_removed_and_not_followed(project, tmp_path_factory):
     (elsewhere / "photograph.jpg").write_text("x")
     (project / "results" / "linked").symlink_to(elsewhere)
     (project / "lib" / "linked").symlink_to(elsewhere)
-    assert main(["--results"], root=project) == 0
+    assert clean_up(["--results"], root=project) == 0
     assert (elsewhere / "photograph.jpg").exists()
     assert not (project / "results" / "linked").is_symlink()
 
