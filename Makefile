@@ -17,7 +17,7 @@ NOTEBOOKS = $(wildcard notebooks/*.ipynb)
 export MALLOC_TRIM_THRESHOLD_ = 2147483648
 export MALLOC_MMAP_THRESHOLD_ = 1073741824
 
-.PHONY: help reproduce smoke plan verify report test lint format lab bench clean
+.PHONY: help reproduce smoke plan verify figures report test lint format lab bench clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z%<>-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ plan: $(READY)  ## what would run, why, and for how long
 
 verify: $(READY)  ## recompute from nothing and compare with the committed tables; OUTPUT=folder keeps what is recomputed
 	@$(RUN) verify $(OPTIONS)
+
+figures: $(READY)  ## draw the figures again from finished units, for print: FORMAT=pdf
+	@FIGURE_FORMAT=$(or $(FORMAT),pdf) $(RUN) figures $(OPTIONS)
 
 report: $(READY)  ## only the page of claims, from the results at hand
 	@$(RUN) report $(OPTIONS)

@@ -1,4 +1,4 @@
-"""The commands: plan, reproduce, verify, report and claim over the notebooks of this study."""
+"""The commands: plan, reproduce, verify, figures, report and claim over the notebooks of this study."""
 
 import argparse
 import contextlib
@@ -151,6 +151,26 @@ def verify(this: Study, only: str = "") -> int:
     return 1 if status or any(line.startswith("DIFFERS") for line in said.values()) else 0
 
 
+def figures(this: Study, only: str = "") -> int:
+    """Draw every notebook's figures again, from finished units, in the format that FIGURE_FORMAT asks for; 1 on failure.
+
+    Nothing is recorded, and the executed copies stay as they are.
+    """
+    failed = 0
+    with locked(this.output / ".cache"), tempfile.TemporaryDirectory(prefix="figures-") as folder:
+        for job in jobs_of(this, only):
+            how = {"parameters": job.given, "root": this.root, "private": this.private()}
+            try:
+                with Live(job.name, expected_seconds(this, job)) as live:
+                    execute(job.path, Path(folder) / job.path.name, **how, live=live)
+                print(f"{job.name}: drawn", flush=True)
+            except NotebookError as error:
+                failed = 1
+                print(f"{job.name}: FAILED: {error}", flush=True)
+    print(f"Figures: {this.output / 'figures' / this.profile}", flush=True)
+    return failed
+
+
 def claim(this: Study, name: str) -> int:
     """Run the notebook that a claim of params/claims.yaml names, then the report, and print the verdict."""
     claims = read_yaml(this.root / "params" / "claims.yaml")
@@ -167,7 +187,7 @@ def claim(this: Study, name: str) -> int:
 def main(arguments: list[str] | None = None, *, root: Path = ROOT) -> int:
     """Exit status: 0 done, 1 a notebook failed or a table differs, 2 unusable input, 130 interrupted."""
     parser = argparse.ArgumentParser(prog="python -m lib.run", description=__doc__)
-    parser.add_argument("command", choices=("plan", "reproduce", "verify", "report", "claim"))
+    parser.add_argument("command", choices=("plan", "reproduce", "verify", "figures", "report", "claim"))
     parser.add_argument("name", nargs="?", default="", help="the claim, after the command `claim`")
     parser.add_argument("--profile", default="laptop", help="smoke, laptop (the default), sample or imagenet")
     parser.add_argument("--only", default="", help="names of notebooks, separated by blanks or commas")
@@ -185,6 +205,7 @@ def main(arguments: list[str] | None = None, *, root: Path = ROOT) -> int:
         "plan": lambda this: plan(this, given.only),
         "reproduce": lambda this: reproduce(this, given.only),
         "verify": lambda this: verify(this, given.only),
+        "figures": lambda this: figures(this, given.only),
         "report": lambda this: reproduce(this, "report"),
         "claim": lambda this: claim(this, given.name),
     }

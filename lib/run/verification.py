@@ -19,7 +19,7 @@ def compare_folders(committed: Path, fresh: Path, *, partial: bool, timed: tuple
 
     timed: claims whose verdict depends on the clock; they and the metric "seconds" are shown, not compared.
     """
-    old, new = ({p.name: p for p in folder.glob("*") if _is_table(p)} for folder in (committed, fresh))
+    old, new = ({p.stem: p for p in folder.glob("*") if _is_table(p)} for folder in (committed, fresh))
     said = {}
     for name in sorted(new if partial else {*old, *new}):
         if name in old and name in new:
