@@ -10,8 +10,9 @@ from lib import InputError, nearest
 from lib.attacks.goals import GOALS, goal
 from lib.attacks.methods import Method, admitted, maps_and_finite, mean_one, pulled_back, require_finite
 from lib.attacks.noise import random_walk, require_radius, uniform_start
-from lib.attribution.forward import in_parts
-from lib.attribution.gate import gate, image_ids, whole_fields, whole_number
+from lib.attribution.arguments import image_ids, whole_fields, whole_number
+from lib.attribution.gate import gate
+from lib.attribution.parts import in_parts
 from lib.metrics.lens import locality
 from lib.models.softplus import softplus_twin
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lib import InputError, nearest
 from lib.attacks.methods import mean_one
-from lib.attribution.gate import as_tensor, whole_number
+from lib.attribution.arguments import as_tensor, whole_number
 from lib.metrics.ranking import map_batch
 from lib.metrics.selection import dilate, top_k
 

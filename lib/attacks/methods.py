@@ -9,8 +9,10 @@ from torch import Tensor
 
 from lib import InputError, nearest
 from lib.attacks.curvature import hessian_product
-from lib.attribution.forward import in_parts, is_finite, passes
-from lib.attribution.gate import Gated, gate, whole_fields, whole_number
+from lib.attribution.arguments import whole_fields, whole_number
+from lib.attribution.forward import is_finite, passes
+from lib.attribution.gate import Gated, gate
+from lib.attribution.parts import in_parts
 from lib.metrics.ranking import map_batch
 
 NAMES = ("gradient", "input_x_gradient", "integrated_gradients")

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from lib import InputError
-from lib.attribution.gate import image_batch, image_ids, whole_number
+from lib.attribution.arguments import image_ids, whole_number
+from lib.attribution.gate import image_batch
 from lib.seeds import image_generator
 
 

@@ -9,8 +9,9 @@ from torch.nn.functional import cross_entropy
 from lib import InputError
 from lib.attacks.methods import require_finite
 from lib.attacks.noise import require_radius, uniform_start
-from lib.attribution.forward import in_parts
-from lib.attribution.gate import as_tensor, gate, image_batch, whole_number
+from lib.attribution.arguments import as_tensor, whole_number
+from lib.attribution.gate import gate, image_batch
+from lib.attribution.parts import in_parts
 
 
 def pgd(

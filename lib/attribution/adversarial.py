@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from lib import InputError
-from lib.attribution.gate import as_tensor, class_labels, image_ids, whole_fields, whole_number
+from lib.attribution.arguments import as_tensor, image_ids, whole_fields, whole_number
+from lib.attribution.gate import class_labels
 from lib.attribution.nodes import Node, Probe
 from lib.attribution.paths import Path
 from lib.seeds import image_generator

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from lib import InputError
+from lib.attribution.arguments import whole_number
 from lib.attribution.forward import is_finite, values
-from lib.attribution.gate import gate, whole_number
+from lib.attribution.gate import gate
 from lib.attribution.nodes import Node, Probe
 from lib.attribution.paths import INTERVAL_RULES, Path
 from lib.attribution.rules import Rule, as_rules

@@ -1,8 +1,7 @@
 """The scalar being explained, its value and input gradient, and how a network is run over many points."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -10,6 +9,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lib import InputError
 from lib.attribution.gate import Gated, gate
+from lib.attribution.parts import in_parts
 
 # What autograd says where it has no derivative, and what is said instead.
 _SEVERED = (
@@ -24,9 +24,6 @@ _UNDERIVED = {
     "is not implemented": "an operation of the network has no second derivative ({said}); give another, for fused "
     "attention torch.nn.attention.sdpa_kernel(SDPBackend.MATH)",
 }
-
-# The network -> {what it is run on: rows that fitted}. A budget decides speed only, so that a network may change.
-_fitted: WeakKeyDictionary = WeakKeyDictionary()
 
 
 def scalar(logits: Tensor, target: Tensor, objective: str) -> Tensor:
@@ -53,69 +50,6 @@ def scalar(logits: Tensor, target: Tensor, objective: str) -> Tensor:
     is_target[rows, target] = True
     weights = logits.masked_fill(is_target, -torch.inf).softmax(1)
     return chosen - (weights * logits).sum(1)
-
-
-def default_budget(x: Tensor) -> int:
-    """Rows per pass for images like x (N, C, H, W) before anything is known: as many elements as 8 of 3 x 224 x 224,
-    which suits a CPU's caches; at most 64 times as many rows.
-
-    >>> default_budget(torch.zeros(1, 3, 224, 224)), default_budget(torch.zeros(1, 1, 28, 28))
-    (8, 512)
-    """
-    return 8 * min(max(3 * 224 * 224 // x[0].numel(), 1), 64)
-
-
-def rows_at_once(model, x: Tensor, *, cost: int = 1) -> int:
-    """How many rows like x (N, C, H, W) `in_parts` will run together: what fitted before, or `default_budget`."""
-    return _sizes(model).get(_kind(x, cost)) or _first_guess(x, cost)
-
-
-def in_parts(
-    run: Callable[..., Tensor | tuple[Tensor, ...]],
-    model,
-    x: Tensor,
-    *rows: Tensor,
-    budget: int | None = None,
-    cost: int = 1,
-) -> Tensor | tuple[Tensor, ...]:
-    """run(*parts of rows) on few rows at a time, the results joined: how a network is run over many points.
-
-    model: the network that `run` calls; x: images like those it gives it, of which shape, precision and device count;
-    rows: tensors of equal length; budget: at most so many rows at a time; cost: how many times the memory of a forward
-    and backward pass a row takes.
-    Where rows do not fit into memory, half as many are tried, and the number that fitted is remembered for the network.
-    On a GPU a first part of `default_budget` rows shows how many will fit.
-    Raises InputError where a single row does not fit.
-
-    >>> double = lambda part: 2 * part
-    >>> in_parts(double, double, torch.zeros(1, 3, 8, 8), torch.arange(5), budget=2)
-    tensor([0, 2, 4, 6, 8])
-    """
-    known, kind = _sizes(model), _kind(x, cost)
-    start, found = 0, []
-    while start < len(rows[0]):
-        size = known.get(kind) or budget or _first_guess(x, cost)
-        size = min(size, budget or size)
-        part = [each[start : start + size] for each in rows]
-        before = torch.cuda.memory_allocated(x.device) if x.is_cuda else 0
-        try:
-            found.append(run(*part))
-        except RuntimeError as error:  # torch.OutOfMemoryError is one
-            if not _out_of_memory(error):
-                raise
-            if len(part[0]) == 1:
-                raise InputError(
-                    f"one image of shape {tuple(x.shape[1:])} does not fit into the memory of {x.device}: give smaller "
-                    "images, a smaller network or a device with more memory"
-                ) from error
-            known[kind] = len(part[0]) // 2
-            continue
-        if x.is_cuda and kind not in known:
-            known[kind] = _that_will_fit(x.device, before, len(part[0]))
-        start += size
-    if isinstance(found[0], Tensor):
-        return found[0] if len(found) == 1 else torch.cat(found)
-    return found[0] if len(found) == 1 else tuple(torch.cat(each) for each in zip(*found, strict=True))
 
 
 def values(model, x: Tensor, target: Tensor, *, objective: str = "probability", budget: int | None = None) -> Tensor:
@@ -179,6 +113,10 @@ def passes(
     """`values_and_gradients` behind the gate, where nobody waits for the device: not looked at, whether finite.
 
     With `towards`, other classes (N,), a third tensor: the gradients of their scalars, from the same forward pass.
+
+    >>> network = Gated(lambda x: x.flatten(1), "logit")
+    >>> passes(network, torch.ones(1, 1, 1, 2), torch.tensor([1]), objective="logit")
+    (tensor([1.]), tensor([[[[0., 1.]]]]))
     """
 
     def run(points: Tensor, classes: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
@@ -197,7 +135,11 @@ def passes(
 
 
 def is_finite(value: Tensor, gradient: Tensor) -> Tensor:
-    """Whether values (N,) and gradients (N, ...) are finite, (N,): a NaN or infinity anywhere shows in a row's sum."""
+    """Whether values (N,) and gradients (N, ...) are finite, (N,): a NaN or infinity anywhere shows in a row's sum.
+
+    >>> is_finite(torch.tensor([1.0, torch.nan]), torch.zeros(2, 3))
+    tensor([ True, False])
+    """
     return gradient.detach().flatten(1).sum(1).isfinite() & value.detach().isfinite()
 
 
@@ -221,32 +163,3 @@ def derivatives(order: int = 1) -> Iterator[None]:
                 if words in str(error):
                     raise InputError(meaning.format(said=str(error).splitlines()[0])) from error
             raise
-
-
-def _sizes(model) -> dict:
-    try:
-        return _fitted.setdefault(model.module if isinstance(model, Gated) else model, {})
-    except TypeError:  # of something built in, which cannot be remembered
-        return {}
-
-
-def _first_guess(x: Tensor, cost: int) -> int:
-    return max(1, default_budget(x) // cost)
-
-
-def _kind(x: Tensor, cost: int) -> tuple:
-    return x.shape[1:], x.dtype, x.device, cost, torch.is_grad_enabled()
-
-
-def _that_will_fit(device: torch.device, before: int, rows: int) -> int:
-    """Rows for which four fifths of the free memory suffice, judged by a part of so many rows that has just run."""
-    each = max(1, (torch.cuda.max_memory_allocated(device) - before) // rows)  # or more, if the peak was an earlier one
-    free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return max(rows, int(0.8 * free / each))
-
-
-def _out_of_memory(error: RuntimeError) -> bool:
-    said = str(error)
-    return isinstance(error, torch.OutOfMemoryError) or any(
-        words in said for words in ("out of memory", "can't allocate memory", "ALLOC_FAILED")
-    )

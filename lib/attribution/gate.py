@@ -1,17 +1,17 @@
-"""The gate: what comes from outside (a network, images, labels, ids, numbers) is looked at once, on its way in.
+"""The gate: what comes from outside (a network, images, labels) is looked at once, on its way in.
 
 Behind it code trusts what it is given. A network that has passed is a `Gated`; passing it again changes nothing, so
 that a function behind the gate may call another public one for free.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from lib import InputError, nearest
+from lib.attribution.arguments import as_tensor
 from lib.models.layers import in_training, require_eval
 
 OBJECTIVES = ("probability", "logit", "log_probability", "contrast")
@@ -110,6 +110,7 @@ def image_batch(x: Tensor, name: str = "x", *, like: Tensor | None = None, diffe
     like: images whose shape they must have; they are then moved to its device and precision.
     Raises InputError otherwise, NaN included.
 
+    >>> import numpy as np
     >>> image_batch(np.zeros((1, 3, 2, 2))).dtype
     torch.float64
     """
@@ -159,56 +160,6 @@ def class_labels(target, x: Tensor) -> Tensor:
     if (lowest := int(labels.min())) < 0:
         raise InputError(f"target holds {lowest}; give class indices from 0 up")
     return labels.to(x.device).expand(len(x))
-
-
-def image_ids(images: Sequence[str], x: Sequence | None = None) -> list[str]:
-    """The ids of a batch, by which random numbers are drawn: one for each image of x, where it is given.
-
-    Raises InputError for another number of them, none, or a single text.
-
-    >>> image_ids(["a", "b"], torch.zeros(2, 3, 4, 4))
-    ['a', 'b']
-    """
-    try:
-        ids = [] if isinstance(images, str) else list(images)
-    except TypeError:
-        ids = []
-    if not ids or (x is not None and len(ids) != len(x)):
-        given = f"{len(ids)} ids" if ids else repr(images)
-        wanted = "" if x is None else f" for {len(x)} images"
-        raise InputError(f"images is {given}{wanted}; give a list with one id an image, to draw by")
-    return ids
-
-
-def whole_number(given, name: str, least: int = 1) -> int:
-    """A whole number of at least `least`, as Python's own int; NumPy's are accepted, truth values are not.
-
-    Raises InputError otherwise.
-
-    >>> whole_number(np.int64(8), "steps")
-    8
-    """
-    if isinstance(given, bool | np.bool_) or not isinstance(given, int | np.integer) or given < least:
-        raise InputError(f"{name} is {given!r}; give a whole number of at least {least}")
-    return int(given)
-
-
-def whole_fields(options, *names: str) -> None:
-    """Make Python's own int of these fields of a frozen dataclass; InputError unless they are whole numbers above 0."""
-    for name in names:
-        object.__setattr__(options, name, whole_number(getattr(options, name), name))
-
-
-def as_tensor(given, name: str, wanted: str) -> Tensor:
-    """A tensor of what can be one: an array of any strides, a list of numbers. Raises InputError otherwise.
-
-    >>> as_tensor(np.zeros((2, 3))[:, ::-1], "x", "rows").shape
-    torch.Size([2, 3])
-    """
-    try:
-        return given if isinstance(given, Tensor) else torch.as_tensor(np.array(given))
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"{name} is a {type(given).__name__}; give {wanted}, a tensor or an array") from error
 
 
 def _one_each(labels: Tensor, x: Tensor) -> bool:

@@ -4,8 +4,9 @@ import torch
 from torch import Tensor, nn
 
 from lib import InputError
+from lib.attribution.arguments import image_ids, whole_number
 from lib.attribution.forward import values, values_and_gradients
-from lib.attribution.gate import gate, image_ids, whole_number
+from lib.attribution.gate import gate
 from lib.attribution.nodes import Probe
 from lib.models.homogeneity import origin
 from lib.seeds import image_generator

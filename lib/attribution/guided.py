@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lib import InputError
-from lib.attribution.gate import whole_fields
+from lib.attribution.arguments import whole_fields
 from lib.attribution.nodes import Node, Probe
 from lib.attribution.paths import Path, between
 from lib.attribution.references import reference_image

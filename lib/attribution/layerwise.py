@@ -5,9 +5,10 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from lib import InputError
-from lib.attribution.forward import derivatives, in_parts, scalar
+from lib.attribution.forward import derivatives, scalar
 from lib.attribution.gate import Gated, gate
 from lib.attribution.gradients import finite_maps
+from lib.attribution.parts import in_parts
 from lib.models.homogeneity import origin
 
 CAM_COST = 2  # a layer's output and its gradient are held besides what a pass holds

@@ -15,8 +15,9 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from lib import InputError
-from lib.attribution.forward import in_parts
-from lib.attribution.gate import as_tensor, gate, whole_number
+from lib.attribution.arguments import as_tensor, whole_number
+from lib.attribution.gate import gate
+from lib.attribution.parts import in_parts
 from lib.store.files import write_atomically
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lib import InputError
-from lib.attribution.gate import image_ids, whole_fields
+from lib.attribution.arguments import image_ids, whole_fields
 from lib.attribution.nodes import Node, Probe, Stop, prescribed, share_of
 from lib.attribution.paths import INTERVAL_RULES, Path, between, interval_shares
 from lib.attribution.references import References

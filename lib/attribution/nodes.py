@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lib.attribution.forward import passes, rows_at_once
+from lib.attribution.forward import passes
 from lib.attribution.gate import Gated
+from lib.attribution.parts import rows_at_once
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,10 @@ class Node:
     tangent  dx is a rate of change times the step's length, not the difference of two points
     evaluated  False: value is NaN and grad 0, which no rule in use reads
 
-    `lib.attribution.walk` gives them, see there.
+    >>> from lib.attribution import Straight, walk
+    >>> nodes = walk(lambda x: x.flatten(1), Straight(2), torch.ones(1, 1, 1, 2), 0, objective="logit")
+    >>> [node.dx.flatten().tolist() for node in nodes]
+    [[0.5, 0.5], [0.5, 0.5], [0.0, 0.0]]
     """
 
     x: Tensor
@@ -94,6 +98,10 @@ class Stop:
     point() -> (B, C, H, W); cell(point) -> dx, or None where dx is the step to the line's next stop (0 for its last);
     reference() -> the line's reference; stops of equal `key` are the same point, evaluated once.
     `evaluated=False`: not evaluated at all; value NaN and gradient 0 stand for what no rule in use needs.
+
+    >>> x = torch.ones(1, 1, 1, 1)
+    >>> Stop(key=0, point=lambda: x / 2, index=0, share=1.0, reference=lambda: 0 * x).point().item()
+    0.5
     """
 
     key: Hashable

@@ -12,8 +12,8 @@ import numpy as np
 from torch import Tensor
 
 from lib import InputError
+from lib.attribution.arguments import whole_fields
 from lib.attribution.blur import PADDINGS, gaussian_blur
-from lib.attribution.gate import whole_fields
 from lib.attribution.nodes import Node, Probe, Stop, prescribed
 from lib.attribution.references import reference_image
 
@@ -36,6 +36,7 @@ class Path(Protocol):
 
     A path in a few lines, along which the image grows out of its own mean:
 
+    >>> import torch
     >>> from lib.attribution import Riemann, attribute
     >>> @dataclass(frozen=True)
     ... class FromMean(Path):
@@ -71,6 +72,7 @@ class Straight(Path):
     stop before the input (TMLR code ig.py:82: the 8-step map ends at alpha = .882).
     reference: see `reference_image`. Raises InputError for options that do not exist or do not fit together.
 
+    >>> import torch
     >>> from lib.attribution import walk
     >>> nodes = walk(lambda x: x.flatten(1), Straight(2), torch.ones(1, 1, 1, 1), 0, objective="logit")
     >>> [node.x.item() for node in nodes]
@@ -142,6 +144,7 @@ def interval_shares(n: int) -> list[float]:
 def between(start: Tensor, x: Tensor, alpha: float | Tensor) -> Tensor:
     """start + alpha (x - start), and at alpha = 1 the input itself, not its rounding (which torch.lerp may give).
 
+    >>> import torch
     >>> between(torch.tensor(0.0), torch.tensor(0.1), 0.5)
     tensor(0.0500)
     """
@@ -159,6 +162,7 @@ class Blur(Path):
     vanishes (a kernel of radius 0). padding "reflect" is TMLR's, "zero" is PAIR's.
     Raises InputError for options that do not exist.
 
+    >>> import torch
     >>> from lib.attribution import walk
     >>> nodes = walk(lambda x: x.flatten(1), Blur(2, sigma_max=3), torch.rand(1, 1, 9, 9), 0)
     >>> [node.x.std() < node.input.std() for node in nodes]

@@ -9,8 +9,9 @@ from captum.attr import DeepLift
 from torch import Tensor, fx, nn
 
 from lib import InputError
-from lib.attribution.forward import in_parts, values
+from lib.attribution.forward import values
 from lib.attribution.gate import Gated, gate
+from lib.attribution.parts import in_parts
 from lib.models.canonize import VIEWS, Clipped, modular
 
 COST = 2  # two passes' memory a row: hooks keep copies of what they see

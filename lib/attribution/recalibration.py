@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lib import InputError
-from lib.attribution.gate import image_ids
+from lib.attribution.arguments import image_ids
 from lib.attribution.nodes import Node, share_of
 from lib.attribution.rules import Rule
 from lib.seeds import image_generator

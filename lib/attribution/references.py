@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from lib import InputError
+from lib.attribution.arguments import as_tensor, image_ids, whole_fields, whole_number
 from lib.attribution.blur import gaussian_blur
-from lib.attribution.gate import as_tensor, image_batch, image_ids, require_range, whole_fields, whole_number
+from lib.attribution.gate import image_batch, require_range
 from lib.seeds import image_generator
 
 CONSTANTS = {"black": 0.0, "white": 1.0}
@@ -97,7 +98,6 @@ class Single(References):
     """
 
     reference: object = "black"
-
     count = 1
 
     def draw(self, number: int, x: Tensor) -> Tensor:
@@ -240,10 +240,8 @@ def drawn_from(size: int, count: int, *, images: Sequence[str], own: Sequence[in
         order = torch.randperm(size, generator=image_generator(seed, image, "pool"))
         order = order[order != place]
         if len(order) < count:
-            raise InputError(
-                f"{count} references are asked for, but the pool has {len(order)} other images to draw from: ask for "
-                "fewer or give a larger set"
-            )
+            have = f"the pool has {len(order)} other images"
+            raise InputError(f"{count} references are asked for, but {have} to draw from: ask for fewer or give more")
         rows.append(order[:count])
     return torch.stack(rows)
 

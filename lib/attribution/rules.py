@@ -53,7 +53,11 @@ class Rule(Protocol):
 
 @dataclass(frozen=True)
 class Plain(Rule):
-    """A function of (node, following) as a rule that has no needs."""
+    """A function of (node, following) as a rule that has no needs.
+
+    >>> as_rules({"g": lambda node, following: node.grad})["g"].__class__.__name__
+    'Plain'
+    """
 
     function: Callable[[Node, Node | None], Tensor | Mapping[str, Tensor]]
 

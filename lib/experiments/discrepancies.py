@@ -13,7 +13,7 @@ from lib.attribution.forward import values_and_gradients
 from lib.attribution.gate import gate
 from lib.attribution.references import NoisyCopies, Single, UniformNoise
 from lib.experiments.recalibration import recalibration_walks
-from lib.experiments.subjects import Subject, score_rows
+from lib.experiments.subjects import Subject, relative_difference, score_rows
 
 
 def checked(load: Callable[[], Subject], *, check: Callable[..., pd.DataFrame], **settings) -> pd.DataFrame:
@@ -54,7 +54,7 @@ def pairing(of: Subject, *, points: int, references: int, seed: int = 0) -> pd.D
         key = [("uniform", name, points * references, "released")]
         spent = torch.full((len(of.x), 1), evaluations / len(of.x))
         rows += score_rows(of.items, key, "evaluations", spent)
-        rows += score_rows(of.items, key, "shortcut_difference", _relative(each, full)[:, None])
+        rows += score_rows(of.items, key, "shortcut_difference", relative_difference(each, full)[:, None])
     return _table(of, rows)
 
 
@@ -77,7 +77,7 @@ def company(of: Subject, *, points: int, references: int, seed: int = 0) -> pd.D
 
         together = maps(of.x, of.target, of.images)
         alone = [maps(of.x[b : b + 1], of.target[b : b + 1], of.images[b : b + 1]) for b in range(len(of.x))]
-        moved = _relative(together, torch.cat(alone))[:, None]
+        moved = relative_difference(together, torch.cat(alone))[:, None]
         rows += score_rows(
             of.items, [("noise", "recalibrated_point", points * references, mode)], "company_difference", moved
         )
@@ -116,10 +116,6 @@ def extra_evaluations(of: Subject, *, points: int, references: int, modes: list[
                 of.items, [(name, "recalibrated_point", points * references, mode)], "extra_evaluations", extra
             )
     return _table(of, rows)
-
-
-def _relative(a: Tensor, b: Tensor) -> Tensor:
-    return (a - b).abs().flatten(1).sum(1) / b.abs().flatten(1).sum(1)
 
 
 def _table(of: Subject, rows: list[dict]) -> pd.DataFrame:

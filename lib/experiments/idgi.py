@@ -10,7 +10,6 @@ from itertools import product
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
@@ -37,20 +36,15 @@ def predicted(name: str, photos: list[Photograph], weights: str = "") -> pd.Data
     """
     network = network_named(name, weights)
     rows = []
-    with tqdm(
-        total=len(photos), desc=f"{name}: predictions", unit="photograph", mininterval=0.5, leave=False
-    ) as progress:
-        for start in range(0, len(photos), 16):
-            group = photos[start : start + 16]
-            x, target = batch(network, group)
-            with torch.no_grad():
-                probability = network.model(x).softmax(1)
-            own = probability.gather(1, target[:, None])[:, 0]
-            for photo, predicted, p in zip(group, probability.argmax(1).tolist(), own.tolist(), strict=True):
-                used = ALL_METRICS if p > CONFIDENT else "insertion"
-                used = used if predicted == photo.label else "no"
-                rows.append((photo.id, photo.label, name, predicted, p, used))
-            progress.update(len(group))
+    groups = [photos[start : start + 16] for start in range(0, len(photos), 16)]
+    for group in tqdm(groups, desc=f"{name}: predictions", unit="16 photographs", mininterval=0.5, leave=False):
+        x, target = batch(network, group)
+        with torch.no_grad():
+            probability = network.model(x).softmax(1)
+        own = probability.gather(1, target[:, None])[:, 0]
+        for photo, label, p in zip(group, probability.argmax(1).tolist(), own.tolist(), strict=True):
+            used = ALL_METRICS if p > CONFIDENT else "insertion"
+            rows.append((photo.id, photo.label, name, label, p, used if label == photo.label else "no"))
     return pd.DataFrame(rows, columns=["image", "label", "model", "predicted", "probability", "used"])
 
 
@@ -91,15 +85,13 @@ def pixel_maps(result: Attribution, path: str, mode: str, steps: int) -> dict[Ke
 def idgi_units(photos: list[Photograph], seen: pd.DataFrame, name: str, size: int) -> dict[str, tuple]:
     """The units of one network: {name: (network, photographs, which are confident)}, `size` photographs each.
 
-    seen: `predictions` of the network; misclassified photographs are left out.
-    Raises InputError when none is left.
+    seen: rows of `predicted`; misclassified photographs are left out. Raises InputError when none is left.
     """
     used = seen[seen["model"] == name].set_index("image")["used"]
     kept = [photo for photo in photos if used[photo.id] != "no"]
     if not kept:
         raise InputError(
-            f"{name} classifies none of the {len(photos)} photographs correctly, so there is nothing to explain: "
-            "give photographs of ImageNet classes with the right labels, or another network"
+            f"{name} classifies none of the {len(photos)} photographs correctly: give other ones, or another network"
         )
     groups = [kept[start : start + size] for start in range(0, len(kept), size)]
     return {
@@ -185,9 +177,8 @@ def information_rows(
 
 
 def _pic(evidence: Revealed, curve: str, measure: str, mode: str, columns: list[int]) -> tuple[Tensor, Tensor]:
-    released = mode == "released"
-    points = {"points": CURVE_POINTS} if released else {}
-    scores = pic(evidence, curve, measure, joint=released, raw_msssim=released, **points)
+    released = {"joint": True, "raw_msssim": True, "points": CURVE_POINTS} if mode == "released" else {}
+    scores = pic(evidence, curve, measure, **released)
     return scores.auc[:, columns], scores.curve[:, columns, :: (scores.curve.shape[-1] - 1) // CURVE_POINTS]
 
 
@@ -257,9 +248,3 @@ def aggregated(curves: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
         _, area = aggregate_curves(stack, "median" if metric.startswith("sic") else "mean")
         rows.append((metric, path, rule, float(area)))
     return pd.DataFrame(rows, columns=["metric", "path", "rule", "value"])
-
-
-def enlarged(image: Image.Image, other: Image.Image, factor: float) -> np.ndarray:
-    """The difference of two images, `factor` times enlarged about mid-grey, (H, W, 3) in [0, 1]."""
-    difference = (np.asarray(other, dtype=float) - np.asarray(image, dtype=float)) / 255
-    return np.clip(0.5 + factor * difference, 0, 1)

@@ -62,8 +62,7 @@ def walk_of(of: Subject, path: str, points: int, *, references: FromPool | None 
         return Lines(Single("black"), REFERENCES * points)
     if path == "adversarial":
         classes = of.answers()[0].shape[1]
-        targets = other_classes(of.target, classes, points, images=of.images, seed=seed)
-        return Adversarial(targets, REFERENCES)
+        return Adversarial(other_classes(of.target, classes, points, images=of.images, seed=seed), REFERENCES)
     return Lines(references, points, "uniform", images=of.images, seed=seed)
 
 
@@ -141,7 +140,11 @@ def cost(load: Callable[[], Subject], *, sweep: list[int], clusters: int, cache:
     """
     of = load()
     near = local_set(of.network, of.pool, clusters=clusters, cache=cache)
-    referenced = {"dataset": lambda: of.drawn(REFERENCES), "local": lambda: _looked_up(of, near)}
+
+    def looked_up() -> FromPool:
+        return FromPool(of.pool, *(each.to(of.pool.device) for each in near.of(of.answers()[0].cpu())))
+
+    referenced = {"dataset": lambda: of.drawn(REFERENCES), "local": looked_up}
     warm = {"rules": {"a": Riemann("mean")}, "objective": "logit"}
     attribute(of.model, of.x, of.target, path=walk_of(of, "straight", 1), **warm)  # a first pass takes longer
     names = {"straight": "riemann_abs", "dataset": "riemann_abs", "local": "density", "adversarial": "riemann_abs"}
@@ -161,11 +164,6 @@ def cost(load: Callable[[], Subject], *, sweep: list[int], clusters: int, cache:
         rows.append(key | {"metric": "seconds", "value": min(each) / len(of.images)})
         rows.append(key | {"metric": "evaluations", "value": spent[path, points] / len(of.images)})
     return pd.DataFrame(rows).assign(mode="corrected", model=of.network.name, seed=0)
-
-
-def _looked_up(of: Subject, near: LocalReferences) -> FromPool:
-    members, densities = near.of(of.answers()[0].cpu())
-    return FromPool(of.pool, members.to(of.pool.device), densities.to(of.pool))
 
 
 @lru_cache(maxsize=1)
@@ -238,8 +236,7 @@ def _removed(x: Tensor, maps: Tensor, share: float, end: str, fill: Tensor) -> T
 def roar(table: pd.DataFrame) -> Iterator[pd.DataFrame]:
     """ROAR and DiffROAR of each test digit: trapezoids over the share removed, divided by its range.
 
-    ROAR: right when the highest are removed; DiffROAR: right without the lowest minus right without the highest.
-    """
+    ROAR: right when the highest are removed; DiffROAR: right without the lowest minus right without the highest."""
     base = table[table["share"] == 0].set_index("image")["value"]
     for path, rows in table[table["share"] > 0].groupby("path", sort=False):
         wide = {end: part.pivot(index="image", columns="share", values="value") for end, part in rows.groupby("end")}

@@ -152,3 +152,8 @@ def score_rows(images, keys: Iterable[Key], metric: str, values: Tensor, curves:
             row |= {"metric": metric, "value": float(values[b, m])}
             rows.append(row | {"curve": None if curves is None else curves[b, m].float().tolist()})
     return rows
+
+
+def relative_difference(a: Tensor, b: Tensor) -> Tensor:
+    """mean |a - b| / mean |b| of each image: (B, ...) twice -> (B,)."""
+    return (a - b).abs().flatten(1).sum(1) / b.abs().flatten(1).sum(1)

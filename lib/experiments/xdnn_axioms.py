@@ -12,6 +12,7 @@ from lib.attribution.forward import values
 from lib.attribution.gate import Gated
 from lib.attribution.gradients import x_gradient
 from lib.attribution.references import Single
+from lib.experiments.subjects import relative_difference
 from lib.models.homogeneity import homogeneity_of, origin, remove_biases
 
 IMAGES, CHANNELS, SIDE, CLASSES = 6, 2, 8, 3
@@ -113,7 +114,7 @@ def layer_table() -> pd.DataFrame:
         target = network(x).argmax(1)
         exact = _ig(network, x, target, 300)
         order = found.order or 1
-        far = _relative(exact, _x_gradient(network, x, target, order=order)).max()
+        far = relative_difference(exact, _x_gradient(network, x, target, order=order)).max()
         rows.append(
             (name, twin, found.order, near.deviation, found.deviation, float(far), "; ".join(found.reasons[:1]))
         )
@@ -153,7 +154,7 @@ def _checks(network: nn.Module, name: str, x: Tensor) -> Iterator[tuple[str, int
     yield "completeness", 1, (maps.flatten(1).sum(1) - (plain - start)).abs() / (plain - start).abs()
     yield "relative_sum", 1, maps.flatten(1).sum(1).abs() / size
     for steps in STEPS:
-        yield "ig_difference", steps, _relative(_ig(network, x, target, steps), maps)
+        yield "ig_difference", steps, relative_difference(_ig(network, x, target, steps), maps)
     if name in ("cnn", "mlp"):  # whose layers can be rewritten
         yield from _axioms(network, x, target, maps)
 
@@ -164,11 +165,11 @@ def _axioms(network: nn.Sequential, x: Tensor, target: Tensor, maps: Tensor) -> 
     for draws in (1, 2, 5):
         path = Lines(Single(0.0), draws, "uniform", images=ids)
         drawn = attribute(_open(network), x, target, path=path, rules={"eg": Riemann("mean")}, objective="logit")["eg"]
-        yield "eg_difference", draws, _relative(drawn, maps)
+        yield "eg_difference", draws, relative_difference(drawn, maps)
     other = _rewritten(network, swapped=False)
     both = _x_gradient(Combined(torch.add, network, other).eval(), x, target)
     yield "linearity", 1, _largest(both - maps - _x_gradient(other, x, target)) / size
-    yield "implementation", 1, _relative(_x_gradient(_rewritten(network), x, target), maps)
+    yield "implementation", 1, relative_difference(_x_gradient(_rewritten(network), x, target), maps)
     blind = _first_weights(network, lambda weight: torch.stack([weight[:, 0], torch.zeros_like(weight[:, 1])], 1))
     yield "dummy", 1, _largest(_x_gradient(blind, x, target)[:, 1]) / size
     alike = _first_weights(network, lambda weight: weight[:, :1].expand_as(weight))
@@ -178,9 +179,7 @@ def _axioms(network: nn.Sequential, x: Tensor, target: Tensor, maps: Tensor) -> 
 
 
 def _first_weights(network: nn.Sequential, change: Callable[[Tensor], Tensor]) -> nn.Sequential:
-    """The network with changed weights of its first layer, given to `change` as (units, 2 channels, numbers a
-    channel).
-    """
+    """The network with changed weights of its first layer, given to `change` as (units, 2 channels, others)."""
     network = deepcopy(network)
     first = next(layer for layer in network if isinstance(layer, nn.Conv2d | nn.Linear))
     first.weight.copy_(change(first.weight.reshape(len(first.weight), CHANNELS, -1)).reshape(first.weight.shape))
@@ -188,8 +187,7 @@ def _first_weights(network: nn.Sequential, change: Callable[[Tensor], Tensor]) -
 
 
 def _rewritten(network: nn.Sequential, *, swapped: bool = True) -> nn.Sequential:
-    """The same function in other weights: the first layer's units in another order, doubled, and halved where they are
-    read.
+    """The same function in other weights: the first layer's units swapped, doubled, and halved where they are read.
 
     swapped=False: a different function, with the units doubled only.
     """
@@ -246,11 +244,6 @@ def _logit(network: nn.Module, x: Tensor, target: Tensor) -> Tensor:
 def _ig(network: nn.Module, x: Tensor, target: Tensor, steps: int) -> Tensor:
     path = Straight(steps, reference=origin(network), grid="gauss")
     return attribute(_open(network), x, target, path=path, rules={"ig": Riemann("gauss")}, objective="logit")["ig"]
-
-
-def _relative(a: Tensor, b: Tensor) -> Tensor:
-    """mean |a - b| / mean |b| of each image, (B,)."""
-    return (a - b).abs().flatten(1).sum(1) / b.abs().flatten(1).sum(1)
 
 
 def _largest(x: Tensor) -> Tensor:

@@ -12,7 +12,8 @@ from pytorch_msssim import ms_ssim
 from torch import Tensor
 
 from lib import InputError, nearest
-from lib.attribution.gate import gate, image_batch, whole_number
+from lib.attribution.arguments import whole_number
+from lib.attribution.gate import gate, image_batch
 from lib.metrics.insertion import probability_and_hit, reveal, reveal_counts
 from lib.metrics.ranking import map_batch, pixel_order
 from lib.metrics.stability import jpeg, require_picture

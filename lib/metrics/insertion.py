@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from lib import InputError
-from lib.attribution.forward import in_parts
-from lib.attribution.gate import gate, whole_number
+from lib.attribution.arguments import whole_number
+from lib.attribution.gate import gate
+from lib.attribution.parts import in_parts
 from lib.attribution.references import reference_image
 from lib.metrics.ranking import map_batch, pixel_order
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lib import InputError
-from lib.attribution.gate import whole_number
+from lib.attribution.arguments import whole_number
 from lib.metrics.ranking import descending, map_pair, pixel_count, rank_correlation, ranks
 from lib.metrics.selection import dilate, diverse, left_out_of, mask_of
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lib import InputError, nearest
-from lib.attribution.gate import whole_number
+from lib.attribution.arguments import whole_number
 from lib.metrics.information import Revealed
 
 CURVES = ("sic", "aic")

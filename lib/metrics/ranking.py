@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lib import InputError
-from lib.attribution.gate import as_tensor
+from lib.attribution.arguments import as_tensor
 
 _AXES = {"B": "image", "N": "map", "M": "map", "C": "channel"}
 

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lib import InputError, nearest
-from lib.attribution.gate import whole_number
+from lib.attribution.arguments import whole_number
 from lib.metrics.ranking import descending, map_batch, pixel_count
 
 REDUCTIONS = {

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from lib import InputError, nearest
+from lib.attribution.arguments import image_ids, whole_number
 from lib.attribution.forward import scalar
-from lib.attribution.gate import gate, image_ids, whole_number
+from lib.attribution.gate import gate
 from lib.metrics.diffid import RATIOS, channel_statistics, shares
 from lib.metrics.insertion import answers
 from lib.metrics.ranking import map_batch

@@ -8,7 +8,7 @@ from timm.layers import Conv2dSame
 from torch import Tensor, fx, nn
 
 from lib import InputError
-from lib.models.layers import Normalize, logits_of, require_eval
+from lib.models.layers import Normalize, require_eval, tensor_answer
 
 LINEAR = (nn.Conv2d, Conv2dSame, nn.Linear, nn.BatchNorm2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, Normalize)
 RECTIFIERS = (nn.ReLU, nn.ReLU6)
@@ -132,7 +132,7 @@ def _one_function(node: fx.Node, constants: set) -> None:
 @torch.no_grad()
 def _compare(model: nn.Module, written: fx.GraphModule, probe: Tensor) -> None:
     """Refuse a copy that answers differently: hooks of a container, or changes in place that others see, are lost."""
-    answers = [logits_of(network, probe.clone()) for network in (model, written)]
+    answers = [tensor_answer(network, probe.clone()) for network in (model, written)]
     if not answers[0].isfinite().all():
         raise InputError("The network's answers are not finite; check its weights for NaN.")
     if _close(*answers):

@@ -12,12 +12,12 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
-from lib.models.layers import Normalize
+from lib.models.layers import BATCH_NORMS, Normalize
 
 CONVOLUTIONS = (
     nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d | nn.Linear
 )
-NORMS = nn.modules.batchnorm._BatchNorm | nn.LayerNorm | nn.GroupNorm | nn.modules.instancenorm._InstanceNorm
+NORMS = (*BATCH_NORMS, nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 # max(0, ·) and its leaky kinds, pooling, rearranging, and dropout in eval mode multiply with what multiplies their
 # input
 LAYERS = (nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.Identity, nn.Flatten, nn.Unflatten, nn.PixelShuffle, nn.Upsample)
@@ -67,7 +67,7 @@ class _Reading:
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
         # Layers of timm are torch's own with a forward method that cannot be traced.
-        return isinstance(module, Normalize | CONVOLUTIONS | NORMS) or super().is_leaf_module(module, name)
+        return isinstance(module, (Normalize, CONVOLUTIONS, *NORMS)) or super().is_leaf_module(module, name)
 
 
 def _read(model: nn.Module) -> _Reading:

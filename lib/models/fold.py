@@ -8,7 +8,7 @@ from timm.layers import BatchNormAct2d, Conv2dSame
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from lib.models.layers import logits_of, require_autograd
+from lib.models.layers import require_autograd, tensor_answer
 
 # Only layers whose forward pass is known: a subclass may standardise its weights or normalise otherwise.
 CONVOLUTIONS = (nn.Conv2d, Conv2dSame)
@@ -93,7 +93,7 @@ def _pairs(module: nn.Module, shape: tuple) -> list[tuple[nn.Module, nn.Module]]
     hooks = [conv.register_forward_hook(after) for conv in convs]
     hooks += [norm.register_forward_pre_hook(before) for norm in norms]
     example = next(module.parameters()).new_zeros(1, *shape).requires_grad_()
-    uses = _uses(logits_of(module, example).grad_fn)
+    uses = _uses(tensor_answer(module, example).grad_fn)
     for hook in hooks:
         hook.remove()
     pairs = [(made[node], norm) for norm, node in taken.items() if node in made and uses[node] == 1]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lib import InputError
 from lib.models.degrees import broken, degree
-from lib.models.layers import Normalize, logits_of, require_eval
+from lib.models.layers import BATCH_NORMS, Normalize, require_eval, tensor_answer
 
 SCALES = (1e-2, 0.1, 0.5, 2.0, 10.0, 1e3)
 NORMS = {nn.BatchNorm1d: 0, nn.BatchNorm2d: 2, nn.BatchNorm3d: 3}  # and their dimensions behind the channels
@@ -56,7 +56,7 @@ def homogeneity_of(model: nn.Module, x: Tensor, *, scales: Sequence[float] = SCA
     require_eval(model)
     reasons = broken(model)
     order = None if reasons else degree(model)
-    k, zero, plain = order or 1, origin(model), logits_of(model, x)
+    k, zero, plain = order or 1, origin(model), tensor_answer(model, x)
     worst = max(float((model(zero + c * (x - zero)) / c**k - plain).abs().max()) for c in scales)
     return Homogeneity(order, reasons, worst / float(plain.abs().max().clamp(min=torch.finfo(x.dtype).tiny)))
 
@@ -103,13 +103,13 @@ def remove_biases(model: nn.Module) -> nn.Module:
     """
     model = deepcopy(model)
     for path, layer in list(model.named_modules()):
-        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+        if isinstance(layer, BATCH_NORMS):
             if type(layer) not in NORMS:
                 raise InputError(f"{path} is a {type(layer).__name__}, which holds its activation; take the two apart")
             if layer.running_var is None:
                 raise InputError(f"{path} keeps no running variance: what it multiplies with depends on the batch")
             model.set_submodule(path, Scale(layer))
-        elif getattr(layer, "bias", None) is not None and hasattr(layer, "weight"):
+        elif isinstance(getattr(layer, "weight", None), Tensor) and getattr(layer, "bias", None) is not None:
             layer.bias = None
     if reasons := broken(model.eval()):
         raise InputError(f"biases are not all that stands in the way: {'; '.join(reasons[:3])}")

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from lib import InputError
 
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -53,10 +54,10 @@ def require_autograd(model: nn.Module) -> None:
             raise InputError(f"{name} was made inside torch.inference_mode(); build or load the network outside of it")
 
 
-def logits_of(model: Callable, x: Tensor) -> Tensor:
+def tensor_answer(model: Callable, x: Tensor) -> Tensor:
     """The network's answer to x; raises InputError where that is not a tensor, such as an object with .logits.
 
-    >>> logits_of(nn.Flatten(), torch.zeros(1, 2, 1)).shape
+    >>> tensor_answer(nn.Flatten(), torch.zeros(1, 2, 1)).shape
     torch.Size([1, 2])
     """
     answer = model(x)

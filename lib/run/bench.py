@@ -15,8 +15,9 @@ import torch
 
 from lib import ROOT, InputError
 from lib.attribution import IDGI, Blur, Guided, Lines, Recalibrated, Riemann, SquaredGradient, Straight, attribute
-from lib.attribution.forward import default_budget, rows_at_once, values_and_gradients
+from lib.attribution.forward import values_and_gradients
 from lib.attribution.gradients import x_gradient
+from lib.attribution.parts import default_budget, rows_at_once
 from lib.attribution.references import NoisyCopies
 from lib.data.digits import digits
 from lib.data.imagenet import photographs

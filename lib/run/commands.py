@@ -152,7 +152,7 @@ def verify(this: Study, only: str = "") -> int:
 
 
 def figures(this: Study, only: str = "") -> int:
-    """Draw every notebook's figures again, from finished units, in the format that FIGURE_FORMAT asks for; 1 on failure.
+    """Draw every notebook's figures again, from finished units, in the format FIGURE_FORMAT asks for; 1 on failure.
 
     Nothing is recorded, and the executed copies stay as they are.
     """

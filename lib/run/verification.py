@@ -24,11 +24,11 @@ def compare_folders(committed: Path, fresh: Path, *, partial: bool, timed: tuple
     for name in sorted(new if partial else {*old, *new}):
         if name in old and name in new:
             tables = [_read(path) for path in (old[name], new[name])]
-            said[name] = compare(*(table[~_by_the_clock(table, timed)] for table in tables))
+            said[new[name].name] = compare(*(table[~_by_the_clock(table, timed)] for table in tables))
             shown = _shown(*(table[_by_the_clock(table, timed)] for table in tables))
-            said[name] += f"; not compared, by the clock: {shown}" if shown else ""
+            said[new[name].name] += f"; not compared, by the clock: {shown}" if shown else ""
         else:
-            said[name] = f"DIFFERS: only {'recomputed' if name in new else 'committed'}"
+            said[(new | old)[name].name] = f"DIFFERS: only {'recomputed' if name in new else 'committed'}"
     return said
 
 

@@ -16,7 +16,7 @@ from lib.data.digits import CLASSES, MEAN, STD, digits
 from lib.models.checkpoints import load_weights
 from lib.models.fold import prepare
 from lib.models.homogeneity import remove_biases
-from lib.models.layers import Normalize, require_autograd
+from lib.models.layers import BATCH_NORMS, Normalize, require_autograd
 from lib.models.zoo import Network, best_device
 from lib.seeds import seeded
 from lib.store.digest import content_key
@@ -60,7 +60,7 @@ def fit(
     if not 0 < len(x) == len(y):
         raise InputError(f"{label} was given {len(x)} images and {len(y)} labels; give as many of each, at least one.")
     require_autograd(model)
-    normed = any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in model.modules())
+    normed = any(isinstance(layer, BATCH_NORMS) for layer in model.modules())
     if normed and min(batch, len(x)) == 1:
         raise InputError(f"{label}: batch norms need batches of two images or more; {len(x)} images, batch={batch}.")
     device = best_device()

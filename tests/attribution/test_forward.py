@@ -10,8 +10,9 @@ from torch.nn.functional import scaled_dot_product_attention
 from walks import GRADIENT_MAPS, paths, rules
 
 from lib import InputError
-from lib.attribution import IDGI, Guided, Lines, Riemann, Straight, attribute, forward
-from lib.attribution.forward import in_parts, rows_at_once, values, values_and_gradients
+from lib.attribution import IDGI, Guided, Lines, Riemann, Straight, attribute, parts
+from lib.attribution.forward import values, values_and_gradients
+from lib.attribution.parts import in_parts, rows_at_once
 from lib.attribution.references import UniformNoise
 
 MESSAGES = [
@@ -152,11 +153,11 @@ def test_a_first_part_on_a_gpu_shows_how_many_fit(monkeypatch):
 def test_a_walk_grows_with_what_fits():
     x, target = batch()
     model = Small(10**9)
-    forward._fitted[model] = {}
+    parts._fitted[model] = {}
 
     def watched(self, points):
         result = type(self).forward(self, points)
-        forward._fitted[model][x.shape[1:], x.dtype, x.device, 1, True] = 100
+        parts._fitted[model][x.shape[1:], x.dtype, x.device, 1, True] = 100
         return result
 
     model.forward = watched.__get__(model)

@@ -9,7 +9,7 @@ from torch import nn
 
 from lib import InputError
 from lib.data.digits import Digits
-from lib.experiments import subjects, xdnn
+from lib.experiments import subjects, xdnn, xdnn_masks
 from lib.metrics.masks import GAMES
 from lib.models.checkpoints import load_weights
 from lib.models.degrees import broken
@@ -144,7 +144,7 @@ def test_the_released_difference_is_of_the_batch(pair):
 
 
 def test_mask_scores_have_a_row_for_each_game_and_the_gap_vanishes_without_biases(pair):
-    frame = xdnn.xdnn_benchmark(pair["x"], steps=3, modes=["corrected", "released"])
+    frame = xdnn_masks.xdnn_benchmark(pair["x"], steps=3, modes=["corrected", "released"])
     assert not frame.drop(columns="value").duplicated().any()
     counts = frame.groupby("metric").size()
     assert (counts[list(GAMES)] == 2 * 5 * 8).all()
@@ -157,7 +157,9 @@ def test_released_expected_gradients_share_reference_and_point_in_a_batch_of_two
     of = pair["x"]()
     alone = replace(of, x=of.x[1:2], target=of.target[1:2], images=of.images[1:2], own=of.own[1:2])
     for mode, same in (("corrected", True), ("released", False)):
-        both, one = (xdnn.gradient_maps(each, [mode], steps=1)["dataset", "riemann", 1, mode] for each in (of, alone))
+        both, one = (
+            xdnn_masks.gradient_maps(each, [mode], steps=1)["dataset", "riemann", 1, mode] for each in (of, alone)
+        )
         assert torch.allclose(both[1], one[0], atol=1e-6) is same
 
 
@@ -176,10 +178,10 @@ def test_loading_may_train_a_network(pair):
 
     asked = {"steps": 1, "precisions": ["float32"]}
     xdnn.equivalence(load, **asked)
-    xdnn.xdnn_benchmark(load, steps=1, modes=["corrected"])
+    xdnn_masks.xdnn_benchmark(load, steps=1, modes=["corrected"])
     xdnn.contrast(load, contrasts=[1.0])
     xdnn.accuracy_rows(load)
-    xdnn.game_curves(load, "keep_positive", steps=1)
+    xdnn_masks.game_curves(load, "keep_positive", steps=1)
 
 
 def test_the_cost_is_paired_by_image(pair):

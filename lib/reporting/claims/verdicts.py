@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from lib.reporting.claims.evidence import ALPHA, Evidence, absent_from, cell_names, conditions, lacking_for, words
+from lib.reporting.claims.notes import images_for, images_of_cells, joined, said_of_lacking, would_decide
 from lib.reporting.statistics import bootstrap, interval, paired, resampled_means, select
 
 FEWEST = 6  # images: 2 / 2^6 is the first sign-flip p below .05
@@ -55,10 +56,10 @@ def order(test: dict, scores: pd.DataFrame, protocol: str, found: Evidence, seed
     if n < FEWEST:
         notes.append(TOO_FEW)
     elif outcome == "inconclusive" and not wins.all():
-        notes.append(_would_decide(tests[~wins]))
-    notes += [_exclusions(found), f"family of {deciding['family']} tests", *_without(found.lacking)]
+        notes.append(would_decide(tests[~wins]))
+    notes += [images_of_cells(found), f"family of {deciding['family']} tests", *said_of_lacking(found.lacking)]
     numbers = interval(table["difference"], clusters=table["image"], seed=seed)
-    return Finding(outcome, _join(notes), *numbers, n, deciding["p_holm"])
+    return Finding(outcome, joined(notes), *numbers, n, deciding["p_holm"])
 
 
 def share(test: dict, scores: pd.DataFrame, protocol: str, found: Evidence, seed: int) -> Finding:
@@ -99,11 +100,11 @@ def share(test: dict, scores: pd.DataFrame, protocol: str, found: Evidence, seed
     elif low > threshold and exceptional and not found.lacking:
         outcome = "holds"
     elif low <= threshold:
-        notes.append(_images_for(threshold, estimate, low, high, n))
+        notes.append(images_for(threshold, estimate, low, high, n))
     elif not exceptional:
-        notes.append(f"most, but no exception is significant; {_would_decide(tests[~wins])}")
-    notes += [_exclusions(found), *_without(found.lacking)]
-    return Finding(outcome, _join(notes), estimate, low, high, n, p)
+        notes.append(f"most, but no exception is significant; {would_decide(tests[~wins])}")
+    notes += [images_of_cells(found), *said_of_lacking(found.lacking)]
+    return Finding(outcome, joined(notes), estimate, low, high, n, p)
 
 
 def bound(test: dict, scores: pd.DataFrame, protocol: str, found: None, seed: int) -> Finding:
@@ -115,14 +116,14 @@ def bound(test: dict, scores: pd.DataFrame, protocol: str, found: None, seed: in
     upper = "at_most" in test
     limit = test["at_most" if upper else "at_least"]
     undefined = int(rows["value"].isna().sum())
-    notes = [f"bound {limit:g}", f"{undefined} undefined" if undefined else "", *_without(lacking)]
+    notes = [f"bound {limit:g}", f"{undefined} undefined" if undefined else "", *said_of_lacking(lacking)]
     holds = "inconclusive" if lacking else "holds"
     if test["statistic"] == "max":
         beyond = rows["value"] > limit if upper else rows["value"] < limit
         n = rows["image"].nunique() if "image" in rows else len(rows)
         worst = rows["value"].max() if upper else rows["value"].min()
         notes.insert(0, f"worst of {len(rows)} checks, {beyond.sum()} beyond the bound")
-        return Finding("fails" if undefined or beyond.any() else holds, _join(notes), worst, n=n)
+        return Finding("fails" if undefined or beyond.any() else holds, joined(notes), worst, n=n)
     if undefined == len(rows):
         return not_run([f"defined values with {words(where)}"])
     used = rows.dropna(subset="value")
@@ -135,8 +136,8 @@ def bound(test: dict, scores: pd.DataFrame, protocol: str, found: None, seed: in
     elif low > limit if upper else high < limit:
         outcome = "fails"
     else:
-        notes.append(_images_for(limit, mean, low, high, n))
-    return Finding(outcome, _join(["mean over images", *notes]), mean, low, high, n)
+        notes.append(images_for(limit, mean, low, high, n))
+    return Finding(outcome, joined(["mean over images", *notes]), mean, low, high, n)
 
 
 def exclusion(test: dict, scores: pd.DataFrame, protocol: str, found: None, seed: int) -> Finding:
@@ -179,8 +180,8 @@ def exclusion(test: dict, scores: pd.DataFrame, protocol: str, found: None, seed
     elif all(inside):
         outcome = "holds"
     else:
-        notes.append(_images_for(math.copysign(limit, shifts[largest][0]), *shifts[largest], len(both) // len(cells)))
-    return Finding(outcome, _join(notes), *shifts[largest], both["image"].nunique())
+        notes.append(images_for(math.copysign(limit, shifts[largest][0]), *shifts[largest], len(both) // len(cells)))
+    return Finding(outcome, joined(notes), *shifts[largest], both["image"].nunique())
 
 
 def agree(test: dict, found: dict[str, dict[str, Evidence]], seed: int) -> Finding:
@@ -230,45 +231,13 @@ def agree(test: dict, found: dict[str, dict[str, Evidence]], seed: int) -> Findi
         notes.append("the others are significant under one protocol only: more images would decide")
     else:
         notes.append("no cell is significant" if not corrected[shared].any() else "")
-    return Finding(outcome, _join(notes), *bootstrap(statistic, n, seed=seed), n)
+    return Finding(outcome, joined(notes), *bootstrap(statistic, n, seed=seed), n)
 
 
 def not_run(lacking: list[str]) -> Finding:
     """The finding where the scores lack what the test asks for."""
-    return Finding("not run", _join(_without(lacking)))
+    return Finding("not run", joined(said_of_lacking(lacking)))
 
 
 def _significant(tests: pd.DataFrame, sign: int) -> pd.Series:
     return (tests["p_holm"] < ALPHA) & (np.sign(tests["gain"]) == sign)
-
-
-def _would_decide(undecided: pd.DataFrame) -> str:
-    """The first adverse cell to become significant would decide; without one, the last favourable one."""
-    adverse = undecided[undecided["gain"] < 0]
-    return _about(adverse["needed"].min() if len(adverse) else undecided["needed"].max())
-
-
-def _images_for(threshold: float, estimate: float, low: float, high: float, n: int) -> str:
-    """An interval's width shrinks with the square root of n, until it excludes the threshold."""
-    distance = abs(estimate - threshold)
-    needed = n * ((high - low) / 2 / distance) ** 2 if distance else math.inf
-    return _about(max(needed, n + 1))
-
-
-def _about(needed: float) -> str:
-    return f"about {math.ceil(needed)} images would decide" if needed < 1e6 else "a million images would not decide"
-
-
-def _exclusions(found: Evidence) -> str:
-    counts = found.table.groupby("cell")["image"].nunique()
-    few, many, excluded = counts.min(), counts.max(), (found.images[counts.index] - counts).max()
-    cell = f"{few}" if few == many else f"{few} to {many}"
-    return f"{cell} images a cell, at most {excluded} excluded" if excluded or few < many else ""
-
-
-def _without(lacking: list[str]) -> list[str]:
-    return [f"the table has no {part}" for part in lacking]
-
-
-def _join(notes: list[str]) -> str:
-    return "; ".join(filter(None, notes))

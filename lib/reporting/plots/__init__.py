@@ -6,7 +6,7 @@ from lib.reporting.plots.dots import distributions, dots, forest
 from lib.reporting.plots.house import COLOURS, PALETTE, STYLE, UNDECIDED, house, palette, save, show
 from lib.reporting.plots.names import ATTACKS, METRICS, NAMES, PATHS, RULES, named
 from lib.reporting.plots.neighbourhoods import neighbourhoods, scores_below
-from lib.reporting.plots.pictures import maps_grid, maps_table, photographs_row
+from lib.reporting.plots.pictures import enlarged, maps_grid, maps_table, photographs_row
 
 __all__ = [
     "ATTACKS",
@@ -25,6 +25,7 @@ __all__ = [
     "curves",
     "distributions",
     "dots",
+    "enlarged",
     "forest",
     "house",
     "maps_grid",

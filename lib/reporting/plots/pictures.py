@@ -4,6 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.colorbar import Colorbar
 from matplotlib.figure import Figure
+from PIL import Image
 
 from lib.reporting.plots.house import house
 
@@ -132,3 +133,9 @@ def maps_table(
             axis.set(xticks=[], yticks=[])
             axis.spines[:].set_visible(False)
     return fig
+
+
+def enlarged(image: Image.Image, other: Image.Image, factor: float) -> np.ndarray:
+    """The difference of two images, `factor` times enlarged about mid-grey, (H, W, 3) in [0, 1]."""
+    difference = (np.asarray(other, dtype=float) - np.asarray(image, dtype=float)) / 255
+    return np.clip(0.5 + factor * difference, 0, 1)
