@@ -54,7 +54,7 @@ def attacked(
     methods: Sequence[str],
     attacks: Sequence[str],
     epsilons: Sequence[float],
-    unit: float,
+    level: float,
     k: int,
     radii: Sequence[int],
     iterations: int,
@@ -64,10 +64,11 @@ def attacked(
 ) -> pd.DataFrame:
     """Every score of every method, attack and epsilon for the images of one unit, with chance level and adjusted score.
 
-    epsilons: in units of `unit` pixel values, 1/255 or 1. iterations: of each attack, of size 2.5 epsilon / iterations.
+    epsilons: in multiples of `level`, 1/255 or 1 of a pixel value. iterations: of each attack, with steps of 2.5
+    epsilon / iterations.
     steps: points of integrated gradients. k, radii: of the scores; the LENS-aware attack uses the first radius.
     Images that the network gets wrong, and constant maps, are NaN. `flipped`: whether the class has changed, which
-    only one-shot noise can do. `amplitude`: mean change of a pixel value, in the unit of epsilon.
+    only one-shot noise can do. `amplitude`: mean change of a pixel value, in the same multiples.
     """
     of = load()
     smooth = softplus_twin(of.model)
@@ -77,11 +78,11 @@ def attacked(
         clean = normalised(raw_maps(of.model, of.x, of.target, method))
         for aim in attacks:
             for epsilon in epsilons:
-                size = epsilon * unit
+                size = epsilon * level
                 how = _attack(aim, size, iterations, k, measure, radii[0])
                 x = _perturbed(of, method, aim, size, how, smooth, seed)
                 scores = _scores(of, method, clean, x, k, radii)
-                scores["amplitude"] = (x - of.x).abs().flatten(1).mean(1) / unit
+                scores["amplitude"] = (x - of.x).abs().flatten(1).mean(1) / level
                 parts.append(_rows(of, scores).assign(method=name, attack=aim, epsilon=epsilon))
     return pd.concat(parts, ignore_index=True).assign(model=of.network.name, k=k, data=_data(of))
 
@@ -91,7 +92,7 @@ def aware(
     *,
     methods: Sequence[str],
     epsilon: float,
-    unit: float,
+    level: float,
     k: int,
     radii: Sequence[int],
     iterations: int,
@@ -104,7 +105,7 @@ def aware(
     Both at equal epsilon, from the image, and by the same measure. Scores have no radius in their names.
     """
     parts = []
-    options = {"methods": methods, "epsilons": [epsilon], "unit": unit, "k": k, "iterations": iterations}
+    options = {"methods": methods, "epsilons": [epsilon], "level": level, "k": k, "iterations": iterations}
     options |= {"steps": steps, "measure": measure, "seed": seed}
     plain = attacked(load, attacks=["random1", "top_k"], radii=radii, **options)
     for radius in radii:
@@ -220,7 +221,7 @@ def _trained(training: str, data: str, root: str, cache: Path, how: Schedule | N
 
 def _standardised(of: Subject) -> Subject:
     """The subject's photographs at 128 pixels with the untrained Flower network, and the classes it gives them."""
-    model = rar_network(classes=17, units=1).to(best_device())
+    model = rar_network(classes=17, blocks=1).to(best_device())
     x = torch.nn.functional.interpolate(of.x, size=128, mode="bilinear", antialias=True).clamp(0, 1)
     with torch.no_grad():
         target = model(x).argmax(1)

@@ -25,8 +25,8 @@ class Standardize(nn.Module):
         return (x - flat.mean(1)[:, None, None, None]) / std[:, None, None, None]
 
 
-class Unit(nn.Module):
-    """A pre-activation residual unit: act, conv 3x3, act, conv 3x3; the shortcut is pooled and its channels padded.
+class Block(nn.Module):
+    """A pre-activation residual block: act, conv 3x3, act, conv 3x3; the shortcut is pooled and its channels padded.
 
     `shared`: the shortcut starts after the first activation.
     """
@@ -50,19 +50,19 @@ class Unit(nn.Module):
         return shortcut + self.second(self.acts[1](self.first(self.pad(activated))))
 
 
-def rar_network(*, classes: int, units: int = 1, seed: int = 0) -> nn.Sequential:
+def rar_network(*, classes: int, blocks: int = 1, seed: int = 0) -> nn.Sequential:
     """The untrained network, in eval mode and frozen: (B, 3, H, W) in [0, 1], H and W multiples of 4, to logits.
 
-    units: of each of the three stages, 1 for Flower (128 x 128, 17 classes), 2 for GTSRB (32 x 32, 43 classes). Without
-    batch norms; initial weights depend on `seed` alone, their variance 2/(9 c_out).
+    blocks: of each of the three stages, 1 for Flower (128 x 128, 17 classes), 2 for GTSRB (32 x 32, 43 classes).
+    Without batch norms; initial weights depend on `seed` alone, their variance 2/(9 c_out).
     """
     with seeded(seed):
         layers: list[nn.Module] = [Standardize(), nn.Conv2d(3, CHANNELS[0], 3, padding=1, bias=False)]
         for stage, (before, after) in enumerate(pairwise(CHANNELS)):
-            for unit in range(units):
-                first = unit == 0
+            for block in range(blocks):
+                first = block == 0
                 stride = 2 if first and stage > 0 else 1
-                layers.append(Unit(before if first else after, after, stride, shared=first and stage == 0))
+                layers.append(Block(before if first else after, after, stride, shared=first and stage == 0))
         layers += [nn.LeakyReLU(0.1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(CHANNELS[-1], classes)]
         model = nn.Sequential(*layers)
         for layer in model.modules():

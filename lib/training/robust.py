@@ -177,4 +177,4 @@ def untrained_network(data: str, *, seed: int = 0) -> nn.Module:
     of = SETS[data]
     if of.shape[0] == 1:
         return digit_cnn(classes=of.classes, seed=seed)
-    return rar_network(classes=of.classes, units=2 if of.shape[1] == 32 else 1, seed=seed)
+    return rar_network(classes=of.classes, blocks=2 if of.shape[1] == 32 else 1, seed=seed)

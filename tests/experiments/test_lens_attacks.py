@@ -28,7 +28,7 @@ def of():
     return Subject(network, x, target, [f"image-{i}" for i in range(6)], x, [-1] * 6)
 
 
-ASKED = {"epsilons": [0.05, 0.1], "unit": 1.0, "k": 50, "iterations": 2, "steps": 2}
+ASKED = {"epsilons": [0.05, 0.1], "level": 1.0, "k": 50, "iterations": 2, "steps": 2}
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +129,7 @@ def test_standardised_images_have_mean_0_and_deviation_1():
 
 @pytest.mark.parametrize(("units", "size", "classes"), [(1, 128, 17), (2, 32, 43)])
 def test_the_residual_network_and_its_scale_invariance(units, size, classes):
-    model = rar_network(classes=classes, units=units).double()
+    model = rar_network(classes=classes, blocks=units).double()
     torch.manual_seed(0)
     x = torch.rand(2, 3, size, size, dtype=torch.float64)
     logits = model(x)
@@ -147,9 +147,9 @@ def test_the_residual_network_and_its_scale_invariance(units, size, classes):
 
 
 def test_the_strided_convolution_pads_below_and_to_the_right():
-    from lib.models.rar_resnet import Unit
+    from lib.models.rar_resnet import Block
 
-    unit = Unit(1, 2, 2, shared=False)
+    unit = Block(1, 2, 2, shared=False)
     nn.init.zeros_(unit.second.weight)
     x = torch.arange(16.0).view(1, 1, 4, 4)
     out = unit(x)

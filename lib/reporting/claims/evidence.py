@@ -12,9 +12,9 @@ ALPHA = 0.05
 class Evidence(NamedTuple):
     """The paired comparison behind one claim under one protocol.
 
-    table: one row per image and cell: image, the columns that tell cells apart, cell, unit, difference
+    table: one row per image and cell: image, the columns that tell cells apart, cell, tested, difference
         (a - b), gain (the difference in the claimed direction)
-    tests: one row per unit (a cell, or all cells pooled): unit, gain, n, p, p_holm, family (its size), needed
+    tests: one row per test (of a cell, or of all cells pooled): tested, gain, n, p, p_holm, family (its size), needed
         (images); None for a claim that needs no test
     images: how many images each cell has, excluded ones included
     lacking: what the table of scores does not have, of what the test asks for
@@ -85,7 +85,7 @@ def _compare(test: dict, scores: pd.DataFrame, protocol: str) -> Evidence:
     fixed = {column for column, wanted in where.items() if not isinstance(wanted, list)}
     free = [c for c in table if c not in fixed | {"image", "label", "a", "b", "difference"}]
     table["cell"] = cell_names(table, free)
-    table["unit"] = table["cell"] if test.get("every", True) else "all cells"
+    table["tested"] = table["cell"] if test.get("every", True) else "all cells"
     table["gain"] = table["difference"] * (1 if test["direction"] == "greater" else -1)
     usable = table.dropna(subset="difference")
     judged = set(usable["cell"])
@@ -99,10 +99,10 @@ def _compare(test: dict, scores: pd.DataFrame, protocol: str) -> Evidence:
 def _test(tables: dict[str, pd.DataFrame], seed: int) -> dict[str, pd.DataFrame]:
     """{claim: the tests of its units}, corrected as one family; claims without usable images are left out."""
     sums = {
-        (name, unit): rows.groupby("image")["gain"].sum()  # an image's cells flip their signs together
+        (name, tested): rows.groupby("image")["gain"].sum()  # an image's cells flip their signs together
         for name, table in tables.items()
         if len(table)
-        for unit, rows in table.groupby("unit", sort=False)
+        for tested, rows in table.groupby("tested", sort=False)
     }
     if not sums:
         return {}
@@ -111,14 +111,14 @@ def _test(tables: dict[str, pd.DataFrame], seed: int) -> dict[str, pd.DataFrame]
     tests = pd.DataFrame(
         {
             "claim": name,
-            "unit": unit,
+            "tested": tested,
             "gain": values.mean(),
             "n": len(values),
             "p": sign_flip(values, seed=seed, resamples=flips),
             "family": family,
             "needed": max(needed_n(values, level=ALPHA / family), len(values) + 1),
         }
-        for (name, unit), values in sums.items()
+        for (name, tested), values in sums.items()
     )
     tests["p_holm"] = holm(tests["p"])
     return {name: rows.reset_index(drop=True) for name, rows in tests.groupby("claim")}

@@ -33,7 +33,7 @@ class Finding:
 def order(test: dict, scores: pd.DataFrame, protocol: str, found: Evidence, seed: int) -> Finding:
     """Is a greater (less) than b: in every cell, or in the mean over cells?
 
-    Estimate: the mean difference a - b over all cells, an image's cells resampled together. p: of the unit
+    Estimate: the mean difference a - b over all cells, an image's cells resampled together. p: of the test
     that decides, the weakest one where the claim holds or stays open, the strongest adverse one where it
     fails.
     """
@@ -49,7 +49,7 @@ def order(test: dict, scores: pd.DataFrame, protocol: str, found: Evidence, seed
         outcome = "holds"
     if test["every"]:
         notes = [f"wins {wins.sum()} of {len(tests)} cells, loses {losses.sum()}"]
-        notes += [f"p is of {which} cell, {deciding['unit']}"]
+        notes += [f"p is of {which} cell, {deciding['tested']}"]
     else:
         gains = table.groupby("cell")["gain"].mean()
         notes = [f"mean over {len(gains)} cells, favourable in {(gains > 0).sum()}"]
@@ -199,8 +199,8 @@ def agree(test: dict, found: dict[str, dict[str, Evidence]], seed: int) -> Findi
         mine = {name: found[protocol][name] for name in test["claims"]}
         if lacking := [part for evidence in mine.values() if evidence.tests is None for part in evidence.lacking]:
             return not_run(sorted(set(lacking)))
-        tests = pd.concat([e.tests.assign(cell=f"{name} " + e.tests["unit"]) for name, e in mine.items()])
-        table = pd.concat([e.table.assign(cell=f"{name} " + e.table["unit"]) for name, e in mine.items()])
+        tests = pd.concat([e.tests.assign(cell=f"{name} " + e.tests["tested"]) for name, e in mine.items()])
+        table = pd.concat([e.table.assign(cell=f"{name} " + e.table["tested"]) for name, e in mine.items()])
         signs[protocol] = (np.sign(tests["gain"]) * (tests["p_holm"] < ALPHA)).set_axis(tests["cell"])
         gains[protocol] = table.pivot_table(index="image", columns="cell", values="gain")
     corrected, released = (signs[protocol] for protocol in protocols)
