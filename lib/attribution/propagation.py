@@ -68,7 +68,7 @@ def deeplift_residual(model: nn.Module, x: Tensor, target: Tensor, maps: Tensor)
 def lrp(model: nn.Module, x: Tensor, target: Tensor, *, epsilon: float = 1e-9) -> Tensor:
     """Layer-wise relevance propagation of the logit, the epsilon rule in every layer; (B, C, H, W), signed.
 
-    Bach et al. (2015), Eqs. 56 and 58: a layer with outputs z, linear in its inputs a, passes relevance R back as
+    Bach et al. (2015): a layer with outputs z, linear in its inputs a, passes relevance R back as
     a * J^T (R / (z + epsilon sign z)), J its Jacobian; rectifiers pass it unchanged; what biases get is lost. The
     normalisation is a layer too, so relevance is that of pixels.
     For a network of ReLUs, and epsilon towards 0, this is input times gradient; not so with ReLU6, whose gradient is 0

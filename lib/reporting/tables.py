@@ -112,11 +112,11 @@ def save_csv(table: pd.DataFrame, name: str, profile: str, output: str) -> None:
 def save_parquet(table: pd.DataFrame, name: str, profile: str, output: str) -> None:
     """Write <output>/results/<profile>/<name>.parquet: for columns of lists, such as curves, and for long tables.
 
-    Fractions keep seven digits, one more than in a CSV file: those of single precision, in columns of doubles, byte by
-    byte or as references to the distinct ones, what is smaller.
+    The column `value` keeps seven digits, one more than in a CSV file: those of single precision, in doubles, byte by
+    byte or as references to the distinct ones, what is smaller. All else is exact, because rows are selected by it.
     """
-    fractions = table.select_dtypes("float")
-    table = table.assign(**fractions.astype("float32").astype("float64"))
+    if "value" in table.select_dtypes("float"):
+        table = table.assign(value=table["value"].astype("float32").astype("float64"))
     columns = pa.Table.from_pandas(table, preserve_index=False)
     leaves = {
         f"{field.name}.list.element" if pa.types.is_list(field.type) else field.name: field for field in columns.schema

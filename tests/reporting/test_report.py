@@ -315,3 +315,11 @@ def test_brackets_and_markdown():
 def test_the_readme_shows_the_committed_claims():
     claims = report.read_claims(ROOT / "results" / "laptop" / "claims.csv")
     assert report.readme_block(claims) in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_columns_that_rows_are_selected_by_are_kept_exactly(tmp_path):
+    table = pd.DataFrame({"epsilon": [0.3, 0.1], "contrast": [0.1, 0.7], "value": [1 / 3, 0.1]})
+    save_parquet(table, "t", "laptop", str(tmp_path))
+    found = pd.read_parquet(tmp_path / "results" / "laptop" / "t.parquet")
+    assert found[["epsilon", "contrast"]].equals(table[["epsilon", "contrast"]])
+    assert found["value"].tolist() == pytest.approx(table["value"].tolist(), rel=1e-7)
