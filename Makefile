@@ -9,7 +9,8 @@ READY   := $(if $(filter .venv/bin/python,$(PY)),.venv/installed)
 RUN      = $(PY) -m lib.run
 OPTIONS  = --profile $(PROFILE) $(if $(ONLY),--only "$(ONLY)") $(if $(IMAGENET),--images "$(IMAGENET)") \
            $(if $(WEIGHTS),--weights "$(WEIGHTS)") $(if $(NHANES),--nhanes "$(NHANES)") \
-           $(if $(DATASETS),--datasets "$(DATASETS)") $(if $(OUTPUT),--output "$(OUTPUT)")
+           $(if $(DATASETS),--datasets "$(DATASETS)") $(if $(OUTPUT),--output "$(OUTPUT)") \
+           $(if $(WORKERS),--workers "$(WORKERS)") $(if $(CLUSTER),--cluster "$(CLUSTER)")
 NOTEBOOKS = $(wildcard notebooks/*.ipynb)
 
 # glibc gives the memory of a layer's output back to the system and asks for it again at the next layer, page by page,
@@ -17,12 +18,13 @@ NOTEBOOKS = $(wildcard notebooks/*.ipynb)
 export MALLOC_TRIM_THRESHOLD_ = 2147483648
 export MALLOC_MMAP_THRESHOLD_ = 1073741824
 
-.PHONY: help reproduce smoke plan verify figures report test lint format lab bench clean
+.PHONY: help reproduce smoke plan verify figures report test test-slow lint format lab bench clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z%<>-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo '  options: PROFILE=smoke|laptop|sample|imagenet  ONLY="name ..."  IMAGENET=folder  WEIGHTS=folder'
 	@echo '           NHANES=folder (X_sparsity.csv and y_sparsity.npy)  DATASETS=folder (MNIST, GTSRB, ...)  OUTPUT=folder'
+	@echo '           WORKERS=number of processes that compute  CLUSTER=tcp://host:port of a running Dask scheduler'
 	@echo '           PYTHON=python3.12 (what .venv is made with)  PY=python (use the active environment instead)'
 
 reproduce: $(READY)  ## run every notebook whose inputs changed, then the report
@@ -49,6 +51,9 @@ claim-%: $(READY)  ## one claim by its name in params/claims.yaml
 test: $(READY)  ## the tests, the examples in docstrings and every notebook's smoke run among them
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist loadfile
 
+test-slow: $(READY)  ## the tests that take longer: killed clusters, the whole of PROFILE=imagenet on made-up photographs
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -m slow
+
 lint: $(READY)  ## style, formatting, imports from the rooms below only, and notebooks without outputs
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check .
 	@$(PY) -c 'from importlinter.cli import lint_imports_command; lint_imports_command()'
@@ -59,7 +64,7 @@ format: $(READY)  ## repair what lint complains about
 	@$(if $(NOTEBOOKS),$(PY) -m nbstripout $(NOTEBOOKS))
 
 lab: $(READY)  ## open the notebooks in JupyterLab
-	@$(PY) -m jupyter lab notebooks
+	@OMP_NUM_THREADS=1 $(PY) -m jupyter lab notebooks
 
 bench: $(READY)  ## time this code against its peers, side by side; ONLY="part of a case's name"
 	@$(PY) -m lib.run.bench $(if $(ONLY),--only "$(ONLY)")

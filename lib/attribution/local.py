@@ -1,7 +1,6 @@
 """References near the explained image: training images chosen by clustering logits, weighted by their density."""
 
 import io
-import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -18,7 +17,7 @@ from lib import InputError
 from lib.attribution.arguments import as_tensor, whole_number
 from lib.attribution.gate import gate
 from lib.attribution.parts import in_parts
-from lib.store.files import write_atomically
+from lib.store.kept import kept
 
 
 @dataclass(frozen=True)
@@ -133,13 +132,8 @@ def cached_local_references(
     tensor([[1.]], dtype=torch.float64)
     """
     file = Path(cache) / f"{key}-c{clusters}r{references}s{seed}.npz"
-    if (found := _load(file)) is not None:
-        return found
-    found = local_references(logits_fn(), clusters=clusters, references=references, seed=seed)
-    buffer = io.BytesIO()
-    numpy.savez(buffer, **{field.name: getattr(found, field.name).numpy() for field in fields(found)})
-    write_atomically(file, buffer.getvalue())
-    return found
+    asked = {"clusters": clusters, "references": references, "seed": seed}
+    return kept(file, lambda: local_references(logits_fn(), **asked), read=_read, write=_bytes)
 
 
 def random_densities(densities: Tensor, *, seed: int) -> Tensor:
@@ -179,12 +173,15 @@ def _k_means(points: numpy.ndarray, count: int, minibatch_above: int, options: d
     return means.cluster_centers_, means.labels_
 
 
-def _load(file: Path) -> LocalReferences | None:
-    if not file.exists():
-        return None
+def _read(file: Path) -> LocalReferences:
     try:
         with numpy.load(file, allow_pickle=False) as arrays:
             return LocalReferences(*(torch.from_numpy(arrays[field.name]) for field in fields(LocalReferences)))
     except Exception as error:  # NumPy raises many kinds for a damaged file; the cure is the same for all
-        print(f"{file.name} is damaged ({type(error).__name__}) and is computed again.", file=sys.stderr)
-        return None
+        raise InputError(f"it is damaged ({type(error).__name__})") from error
+
+
+def _bytes(found: LocalReferences) -> bytes:
+    buffer = io.BytesIO()
+    numpy.savez(buffer, **{field.name: getattr(found, field.name).numpy() for field in fields(found)})
+    return buffer.getvalue()

@@ -14,6 +14,7 @@ import pandas as pd
 from lib import ROOT, InputError, nearest
 from lib.reporting import report
 from lib.reporting.claims import load_registry
+from lib.run.cluster import workers_for
 from lib.run.execution import Live, NotebookError, clock, execute
 from lib.run.ledger import expected_seconds, fingerprint, finished, record, stamps, why
 from lib.run.notebooks import study_notebooks
@@ -64,8 +65,8 @@ def reproduce(this: Study, only: str = "") -> int:
     """
     jobs = jobs_of(this, only)
     failed = _skipped(this, only)
-    copies, page = this.results / "notebooks", this.results / "report.html"
-    with locked(this.output / ".cache"):
+    copies, page, started = this.results / "notebooks", this.results / "report.html", False
+    with locked(this.output / ".cache" / "lock"), contextlib.ExitStack() as stack:
         with plain_file_errors(copies):  # now, not after an hour
             copies.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=copies).close()
@@ -78,6 +79,7 @@ def reproduce(this: Study, only: str = "") -> int:
                 print(f"{title}: unchanged since {finished(this, job)}", flush=True)
                 continue
             print(f"{title}: {reason}", flush=True)
+            started = started or _start_workers(this, stack)
             try:
                 print(f"{title}: done in {clock(_run(this, job, identity, title))}", flush=True)
             except NotebookError as error:
@@ -92,6 +94,12 @@ def reproduce(this: Study, only: str = "") -> int:
         count = len({*failed, *(job.name for job in jobs)})
         print(f"{len(failed)} of {count} notebooks failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _start_workers(this: Study, stack: contextlib.ExitStack) -> bool:
+    """Start or join the workers that the notebooks will find, until `stack` is left."""
+    print(stack.enter_context(workers_for(this.workers, address=this.cluster)), flush=True)
+    return True
 
 
 def _run(this: Study, job: Job, identity: dict, title: str) -> float:
@@ -157,7 +165,10 @@ def figures(this: Study, only: str = "") -> int:
     Nothing is recorded, and the executed copies stay as they are.
     """
     failed = 0
-    with locked(this.output / ".cache"), tempfile.TemporaryDirectory(prefix="figures-") as folder:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(locked(this.output / ".cache" / "lock"))
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="figures-"))
+        _start_workers(this, stack)
         for job in jobs_of(this, only):
             how = {"parameters": job.given, "root": this.root, "private": this.private()}
             try:
@@ -195,6 +206,8 @@ def main(arguments: list[str] | None = None, *, root: Path = ROOT) -> int:
     parser.add_argument("--weights", default="", help="folder or file of trained weights")
     parser.add_argument("--nhanes", default="", help="folder of the NHANES files X_sparsity.csv and y_sparsity.npy")
     parser.add_argument("--datasets", default="", help="folder of MNIST, Fashion-MNIST, GTSRB and Flowers")
+    parser.add_argument("--workers", type=int, help="processes that compute; by default what cores and memory allow")
+    parser.add_argument("--cluster", default="", help="address of a running Dask scheduler, tcp://host:port")
     parser.add_argument("--output", default="", help="folder for results/ and figures/ instead of this one")
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError):  # where there is none, or it is not a terminal's
@@ -211,7 +224,8 @@ def main(arguments: list[str] | None = None, *, root: Path = ROOT) -> int:
     }
     try:
         data = {"images": given.images, "weights": given.weights, "nhanes": given.nhanes, "datasets": given.datasets}
-        this = study(given.profile, **data, output=given.output, root=root)
+        where = {"output": given.output, "workers": given.workers, "cluster": given.cluster}
+        this = study(given.profile, **data, **where, root=root)
         with remembered_contents(this.output / ".cache" / "contents.json"):
             return commands[given.command](this)
     except InputError as error:

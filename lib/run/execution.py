@@ -17,6 +17,7 @@ from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpec
 
 from lib import InputError
+from lib.run.cluster import ONE_THREAD
 from lib.run.notebooks import read_notebook
 from lib.store.files import write_atomically
 
@@ -36,7 +37,7 @@ class ThisInterpreter(AsyncKernelManager):
         # Without these a progress bar takes the size of a terminal that it shares with what `Live` says.
         bars = {"TQDM_NCOLS": "60", "TQDM_NROWS": "20"}
         utf8 = {"PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8"}  # whatever this terminal is
-        return KernelSpec(**ipykernel.kernelspec.get_kernel_dict(), env=bars | utf8)
+        return KernelSpec(**ipykernel.kernelspec.get_kernel_dict(), env=bars | utf8 | ONE_THREAD)
 
 
 class InMemory:

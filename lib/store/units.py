@@ -2,6 +2,7 @@
 
 import inspect
 import io
+import json
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -10,10 +11,11 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pandas as pd
+import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from lib import ROOT, InputError
-from lib.store import provenance
+from lib.store import provenance, workers
 from lib.store.digest import digest
 from lib.store.files import write_atomically
 
@@ -31,63 +33,100 @@ def trained_folder(output: str) -> Path:
 def evaluate(
     units: Mapping[str, object], compute: Callable[..., pd.DataFrame], *, cache: Path, label: str
 ) -> pd.DataFrame:
-    """Rows of compute(args) for every unit, in the order of `units`; finished units are read from the cache.
+    """Rows of compute(args) for every unit, in the order of `units`, as one table: see `finished`.
+
+    A table that would not fit into memory is read from the files of `finished` instead.
+    """
+    asked = {"cache": cache, "label": label}
+    frames = []
+    for name, path in finished(units, compute, **asked).items():
+        frame = _rows(path)
+        if frame is None:  # damaged between its beginning and its end
+            path.unlink()
+            frame = _rows(finished({name: units[name]}, compute, **asked)[name])
+        frames.append(frame)
+    return pd.concat(frames, ignore_index=True)
+
+
+def finished(
+    units: Mapping[str, object], compute: Callable[..., pd.DataFrame], *, cache: Path, label: str
+) -> dict[str, Path]:
+    """The file with the rows of compute(args) of every unit, {unit name: parquet file}; only what is not there is
+    computed.
 
     units    {unit name: args}; a tuple is spread, compute(*args), anything else is the only argument
     compute  a function of a module, its settings bound by functools.partial
     cache    `units_folder(output)`; each unit is <cache>/<module>.<function>/<unit>-<key>.parquet, written when it is
              finished. The key is the `digest` of all that the rows depend on: `compute` with its settings and source,
-             the unit's own args with the contents of its images and weights, versions, device and threads.
+             the unit's own args with the contents of its images and weights, versions and the kind of device.
     label    name beside the progress bar (standard error)
 
-    An interruption or a full disk loses at most the unit in hand. A stored unit that cannot be read is
-    computed again. Raises InputError without units, for args or a `compute` that have no digest, and on a disk that is
-    full or not writable.
+    Units are computed by one thread each, here or on the workers of a cluster, see `lib.store.workers.computed`: the
+    rows are the same to the bit on any number of cores and workers, in whichever order they finish.
+    An interruption or a full disk loses at most the units in hand. A stored unit that cannot be read is
+    computed again. Raises InputError without units, for args or a `compute` that have no digest, on a disk that is
+    full or not writable, and as `computed`.
     """
     if not units:
         raise InputError(f"{label} was given no units to compute; give at least one image and one model.")
+    paths = _paths(units, compute, Path(cache))
+    with tqdm(total=len(units), desc=label, unit="unit", mininterval=0.5, leave=False, file=sys.stderr) as progress:
+        tasks = {}
+        for name, path in paths.items():
+            seconds = _seconds(path, progress)
+            if seconds is None:
+                tasks[name] = (compute, units[name], path)
+            else:
+                provenance.count_reused(seconds)
+        progress.initial = progress.n = len(units) - len(tasks)  # the time left is that of what is to be computed
+        progress.refresh()
+        try:
+            for _, used in workers.computed(tasks, _compute, folder=Path(cache), label=label):
+                provenance.count_computed(used)
+                progress.update()
+        except KeyboardInterrupt:
+            said = f"{label}: interrupted; every finished unit is kept and only those in hand are repeated."
+            print(said, file=sys.stderr)
+            raise
+    return paths
+
+
+def _paths(units: Mapping[str, object], compute: Callable, cache: Path) -> dict[str, Path]:
     sources: dict[str, str] = {}
-    shared = digest([compute, provenance.environment()], sources)
+    shared = digest([compute, workers.environment()], sources)
     function = inspect.unwrap(compute.func if isinstance(compute, partial) else compute)
-    folder = Path(cache) / f"{function.__module__.rpartition('.')[2]}.{function.__qualname__}"
-    frames = []
-    with tqdm(units.items(), desc=label, unit="unit", mininterval=0.5, leave=False, file=sys.stderr) as progress:
-        for name, args in progress:
-            path = folder / f"{quote(name, safe='')[:150]}-{digest([shared, args], sources)}.parquet"
-            frame = _read(path, progress)
-            if frame is None:
-                frame = _compute(compute, args, path, label=label)
-            frames.append(frame)
-    return pd.concat(frames, ignore_index=True)
+    folder = cache / f"{function.__module__.rpartition('.')[2]}.{function.__qualname__}"
+    names = {name: f"{quote(name, safe='')[:150]}-{digest([shared, args], sources)}" for name, args in units.items()}
+    return {name: folder / f"{file}.parquet" for name, file in names.items()}
 
 
-def _read(path: Path, progress: tqdm) -> pd.DataFrame | None:
+def _seconds(path: Path, progress: tqdm) -> float | None:
+    """What a stored unit took; None where it is missing or damaged, which is said."""
     if not path.exists():
         return None
     try:
-        frame = pd.read_parquet(path)
+        return json.loads(pq.read_schema(path).metadata[b"pandas"])["attributes"]["seconds"]
     except Exception as error:  # pyarrow raises many kinds for a damaged file; the cure is the same for all
         progress.write(f"{path.name} is damaged ({type(error).__name__}) and is computed again.", file=sys.stderr)
         return None
-    provenance.reused["units"] += 1
-    provenance.reused["seconds"] += frame.attrs.pop("seconds", 0.0)
-    return frame
 
 
-def _compute(compute: Callable[..., pd.DataFrame], args: object, path: Path, *, label: str) -> pd.DataFrame:
-    start = time.perf_counter()
+def _rows(path: Path) -> pd.DataFrame | None:
     try:
-        frame = compute(*args) if isinstance(args, tuple) else compute(args)
-    except KeyboardInterrupt:
-        print(
-            f"{label}: interrupted; every finished unit is kept and only this one is repeated.",
-            file=sys.stderr,
-        )
-        raise
-    buffer = io.BytesIO()
-    frame.attrs["seconds"] = time.perf_counter() - start
-    frame.to_parquet(buffer, index=False)
-    write_atomically(path, buffer.getvalue())
-    frame = pd.read_parquet(buffer)  # so that a fresh row and a stored row are the same to the last bit and dtype
+        frame = pd.read_parquet(path, page_checksum_verification=True)
+    except OSError as error:
+        print(f"{path.name} is damaged ({type(error).__name__}) and is computed again.", file=sys.stderr)
+        return None
     frame.attrs.clear()
     return frame
+
+
+def _compute(compute: Callable[..., pd.DataFrame], args: object, path: Path) -> dict:
+    """Compute and store one unit; returns what it took."""
+    start = time.perf_counter()
+    frame = compute(*args) if isinstance(args, tuple) else compute(args)
+    frame.attrs["seconds"] = time.perf_counter() - start
+    buffer = io.BytesIO()
+    frame.to_parquet(buffer, index=False, write_page_checksum=True)
+    write_atomically(path, buffer.getvalue())
+    return {"seconds": frame.attrs["seconds"]} | provenance.process()

@@ -20,7 +20,7 @@ from lib.models.layers import BATCH_NORMS, Normalize, require_autograd
 from lib.models.zoo import Network, best_device
 from lib.seeds import seeded
 from lib.store.digest import content_key
-from lib.store.files import write_atomically
+from lib.store.kept import kept
 
 MEMORISED = 0.95  # training accuracy on permuted labels that Adebayo et al. (NeurIPS 2018) ask for
 
@@ -148,7 +148,7 @@ def digit_network(
     name = ("mnist_cnn" if bias else "mnist_xcnn") + ("_permuted" if permuted else "")
     epochs = epochs or (40 if permuted else 8)
     train = partial(_trained, permuted=permuted, bias=bias, seed=seed, epochs=epochs, label=name)
-    network = kept(digit_cnn(bias=bias), train, cache=cache, key=content_key(name, train))
+    network = kept_network(digit_cnn(bias=bias), train, cache=cache, key=content_key(name, train))
     return prepared(name, network, (1, 28, 28))
 
 
@@ -161,23 +161,15 @@ def prepared(name: str, model: nn.Module, shape: tuple[int, int, int]) -> Networ
     return Network(name, model, side, side, "bilinear", mean, std, family)
 
 
-def kept(model: nn.Module, train: Callable[[], nn.Module], *, cache: Path, key: str) -> nn.Module:
-    """`model` with the weights kept as <cache>/<key>.pt; where there are none, what train() returns, whose weights are
-    kept.
+def kept_network(model: nn.Module, train: Callable[[], nn.Module], *, cache: Path, key: str) -> nn.Module:
+    """`model` with the weights kept as <cache>/<key>.pt, or what train() returns, whose weights are kept: see `kept`."""
+    return kept(Path(cache) / f"{key}.pt", train, read=partial(load_weights, model), write=_weights)
 
-    A file that cannot be read is replaced, which a line on standard error says.
-    """
-    file = Path(cache) / f"{key}.pt"
-    if file.exists():
-        try:
-            return load_weights(model, file)
-        except InputError as error:
-            print(f"The network is trained again: {error}", file=sys.stderr)
-    trained = train()
+
+def _weights(model: nn.Module) -> bytes:
     buffer = io.BytesIO()
-    torch.save(trained.cpu().state_dict(), buffer)
-    write_atomically(file, buffer.getvalue())
-    return trained
+    torch.save(model.cpu().state_dict(), buffer)
+    return buffer.getvalue()
 
 
 def _trained(*, permuted: bool, bias: bool, seed: int, epochs: int, label: str) -> nn.Module:

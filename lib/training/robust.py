@@ -15,7 +15,7 @@ from lib.data.imagesets import SETS, image_set
 from lib.models.rar_resnet import rar_network
 from lib.models.zoo import Network, best_device
 from lib.store.digest import content_key
-from lib.training.fit import digit_cnn, digit_network, fit, kept, prepared
+from lib.training.fit import digit_cnn, digit_network, fit, kept_network, prepared
 
 KINDS = ("natural", "pgd", "ig_norm", "ig_sum_norm")
 
@@ -157,7 +157,7 @@ def trained_network(
     name = f"{'mnist_cnn' if data == 'mnist_5k' else data}_{kind}"
     how = how or (NATURAL if kind == "natural" else schedule(kind, data))
     train = partial(_trained, kind, data, root=root, cache=cache, seed=seed, how=how, label=name)
-    model = kept(untrained_network(data), train, cache=cache, key=content_key(name, train))
+    model = kept_network(untrained_network(data), train, cache=cache, key=content_key(name, train))
     return prepared(name, model, SETS[data].shape)
 
 

@@ -242,7 +242,7 @@ def test_a_damaged_ledger_is_made_again(root):
 # -- two runs ----------------------------------------------------------------------------------------------------------
 
 HOLD = "import sys; from pathlib import Path; from lib.store.files import locked\n"
-HOLD += "with locked(Path(sys.argv[1])):\n    print('held', flush=True)\n    sys.stdin.read()"
+HOLD += "with locked(Path(sys.argv[1]) / 'lock'):\n    print('held', flush=True)\n    sys.stdin.read()"
 
 
 def test_a_second_run_in_one_folder_is_refused_and_one_elsewhere_is_not(root, capsys, tmp_path_factory):
@@ -266,7 +266,7 @@ def test_the_folder_is_held_from_before_the_first_notebook_until_after_the_last(
     seen = []
 
     def held(*_, **__):
-        with pytest.raises(InputError, match="Another run"), locked(root / ".cache"):
+        with pytest.raises(InputError, match="Another run"), locked(root / ".cache" / "lock"):
             pass
         seen.append(True)
 

@@ -166,22 +166,22 @@ def test_missing_data_is_one_sentence(tmp_path):
 # -- locks -------------------------------------------------------------------------------------------------------------
 
 HOLD = "import sys, time; from pathlib import Path; from lib.store.files import locked\n"
-HOLD += "with locked(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)"
+HOLD += "with locked(Path(sys.argv[1]) / 'lock'):\n    print('held', flush=True)\n    time.sleep(60)"
 
 
 def test_a_folder_is_held_by_one_process_and_a_dead_one_holds_nothing(tmp_path):
-    with locked(tmp_path / ".cache"):
+    with locked(tmp_path / ".cache" / "lock"):
         pass
     command = [sys.executable, "-c", HOLD, str(tmp_path / ".cache")]
     holder = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:
         assert holder.stdout.readline() == "held\n"
         sentence = f"^Another run is at work in {tmp_path}; wait until it has ended, or give another OUTPUT= folder.$"
-        with pytest.raises(InputError, match=sentence), locked(tmp_path / ".cache"):
+        with pytest.raises(InputError, match=sentence), locked(tmp_path / ".cache" / "lock"):
             pass
     finally:
         holder.kill()
         holder.wait()
         holder.stdout.close()
-    with locked(tmp_path / ".cache"):
+    with locked(tmp_path / ".cache" / "lock"):
         pass

@@ -1,0 +1,104 @@
+"""The workers of a run: on all cores or GPUs of this machine, or of a cluster that is already there."""
+
+import contextlib
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+
+from lib import InputError
+from lib.store.workers import ADDRESS, PATIENCE, cluster
+
+WORKER_GB = 3.5  # memory that a unit of the heaviest experiment needs, with its libraries
+# glibc gives the memory of a layer's output back to the system and asks for it again at the next layer, page by page,
+# which takes a fifth of a network's time on a CPU. It is told to keep what it has; Dask would tell it the opposite.
+MALLOC = {"MALLOC_TRIM_THRESHOLD_": str(2**31), "MALLOC_MMAP_THRESHOLD_": str(2**30)}
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+# The progress of a unit and Dask's own notes have no place beside the progress of the run.
+QUIET = {"TQDM_DISABLE": "1", "DASK_LOGGING__DISTRIBUTED": "critical", "PYTHONUTF8": "1"}
+
+
+@contextlib.contextmanager
+def workers_for(count: int | None = None, *, address: str = "") -> Iterator[str]:
+    """Let the notebooks of a run compute their units on a cluster while this is entered; says on which.
+
+    count: workers of this machine, by default `affordable`; one worker is the notebook's own process. address: of the
+    scheduler of a running cluster, such as tcp://10.0.0.1:8786, which is joined instead.
+    Raises InputError where nothing answers at `address`, and for a count below 1.
+    """
+    if address:
+        with at_address(address):
+            client = cluster()
+            found = len(client.scheduler_info(n_workers=-1)["workers"])
+            yield f"Workers: {found} of the cluster {address}; dashboard {client.dashboard_link}"
+        return
+    gpus = visible_gpus()
+    count = affordable(len(gpus)) if count is None else count
+    if count < 1:
+        raise InputError(f"WORKERS is {count}; give the number of processes that compute, at least 1.")
+    if count == 1:
+        yield "Workers: 1, the notebook's own process"
+        return
+    with local_cluster(count, gpus) as local, at_address(local.scheduler_address):
+        kind = "one on each GPU" if gpus else "one thread each"
+        yield f"Workers: {count}, {kind}; dashboard {local.dashboard_link}"
+
+
+def affordable(gpus: int) -> int:
+    """As many workers as there are GPUs; without, as cores and memory of this machine or container allow."""
+    if gpus:
+        return gpus
+    from dask.system import cpu_count
+    from distributed.system import memory_limit
+
+    return max(1, min(cpu_count(), int(memory_limit() / 1e9 / WORKER_GB)))
+
+
+def visible_gpus() -> list[str]:
+    """Names of the GPUs this process may use, as CUDA_VISIBLE_DEVICES would have them."""
+    import torch  # seconds, which a plan need not wait
+
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    named = [name.strip() for name in chosen.split(",") if name.strip()]
+    return named or [str(number) for number in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+
+
+@contextlib.contextmanager
+def local_cluster(count: int, gpus: list[str]) -> Iterator:
+    """A scheduler in this process, which answers on this machine only, with `count` workers, on `gpus` in turn.
+
+    A worker that dies is replaced. The workers end with this process, however it ends.
+    """
+    import dask
+    from distributed import Nanny, Scheduler, SpecCluster
+
+    for name in list(logging.root.manager.loggerDict):  # a worker that dies is replaced; a unit that fails is named
+        if name.startswith(("distributed", "tornado")):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+    # A unit's results are files, so that memory is the unit's own affair: nothing to spill, no worker to pause.
+    memory = {f"distributed.worker.memory.{what}": False for what in ("target", "spill", "pause", "terminate")}
+    before_start = {"distributed.nanny.pre-spawn-environ": ONE_THREAD | MALLOC | QUIET}
+    # A unit is sent to a worker when that is free: one that waited there would share the blame for the worker's death.
+    fair = {"distributed.scheduler.allowed-failures": PATIENCE, "distributed.scheduler.worker-saturation": 1.0}
+    with dask.config.set(memory | before_start | fair):
+        workers = {}
+        for number in range(count):
+            own = {"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} if gpus else {}
+            workers[number] = {"cls": Nanny, "options": {"nthreads": 1, "memory_limit": 0, "env": own}}
+        here = {"host": "127.0.0.1", "port": 0, "dashboard": True, "dashboard_address": "127.0.0.1:0"}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a dashboard's port
+            local = SpecCluster(workers=workers, scheduler={"cls": Scheduler, "options": here})
+        with local:
+            yield local
+
+
+@contextlib.contextmanager
+def at_address(address: str) -> Iterator[None]:
+    """Let this process, and those it starts, compute their units on the cluster whose scheduler is at `address`."""
+    before = os.environ.get(ADDRESS)
+    os.environ[ADDRESS] = address
+    try:
+        yield
+    finally:
+        os.environ.pop(ADDRESS) if before is None else os.environ.update({ADDRESS: before})
