@@ -1,4 +1,4 @@
-"""The page of claims: results/<profile>/claims.csv, a self-contained report.html, and the README's table."""
+"""The page of claims: results/<profile>/claims.csv and a self-contained report.html."""
 
 import base64
 import io
@@ -8,12 +8,11 @@ import jinja2
 import pandas as pd
 from PIL import Image
 
-from lib import ROOT, InputError
+from lib import ROOT
 from lib.reporting.claims import PAPERS, Claim, judge, load_registry, read_provenance
-from lib.reporting.tables import brackets, to_markdown
+from lib.reporting.tables import brackets
 from lib.store.files import write_atomically
 
-BEGIN, END = "<!-- claims:begin -->", "<!-- claims:end -->"
 NUMBERS = ("estimate", "ci_low", "ci_high", "n", "p_holm")
 FIELDS = ("device", "seconds", "peak_memory_mb", "seed", "code", "parameters")
 
@@ -69,10 +68,10 @@ def _embedded(path: Path) -> str:
 
 
 def _entry(claim: Claim, rows: pd.DataFrame) -> dict:
-    return {**vars(claim), "sides": _sides(rows)}
+    return {**vars(claim), "sides": sides_of(rows)}
 
 
-def _sides(rows: pd.DataFrame) -> list[list[dict]]:
+def sides_of(rows: pd.DataFrame) -> list[list[dict]]:
     """A claim's verdicts in two columns, corrected and as released, or in one where a verdict concerns both.
 
     The code of a paper's own time, where it differs from the released code, stands below the latter.
@@ -92,55 +91,3 @@ def _cell(row) -> dict:
         "p": "" if pd.isna(row.p_holm) else f"{row.p_holm:.2g}",
         "note": row.note,
     }
-
-
-def readme_block(claims: pd.DataFrame) -> str:
-    """The verdicts in Markdown: a table for each paper, folded under the count of its verdicts (corrected, if any)."""
-    blocks = []
-    for paper, rows in claims.groupby("paper", sort=False):
-        first = [(_sides(each)[0] or _sides(each)[-1])[0]["verdict"] for _, each in rows.groupby("claim", sort=False)]
-        counts = ", ".join(f"{count} {verdict}" for verdict, count in pd.Series(first).value_counts().items())
-        summary = f"<summary><b>{PAPERS.get(paper, paper)}</b>: {counts}</summary>"
-        blocks.append(f"<details>{summary}\n\n{_readme_table(rows)}\n\n</details>")
-    return "\n\n".join(blocks)
-
-
-def _readme_table(claims: pd.DataFrame) -> str:
-    """One line per claim, corrected beside released."""
-    lines = []
-    for claim, rows in claims.groupby("claim", sort=False):
-        sides = _sides(rows)
-        corrected, released = (_verdict(side) for side in (sides[0], sides[-1]))
-        shown = (sides[0] or sides[-1])[0]
-        lines.append(
-            {
-                "claim": claim,
-                "statement": rows["statement"].iloc[0],
-                "corrected": corrected,
-                "released": released,
-                "ours (95 % interval)": shown["ours"],
-                "n": shown["n"],
-                "published": rows["published"].iloc[0],
-            }
-        )
-    return to_markdown(pd.DataFrame(lines))
-
-
-def _verdict(side: list[dict]) -> str:
-    """The first verdict of a column, labelled where it is not of the column's own protocol."""
-    if not side:
-        return "–"
-    first = side[0]
-    return f"{first['verdict']} ({first['label']})" if first["label"] else first["verdict"]
-
-
-def update_readme(path: Path, block: str) -> None:
-    """Put `block` between the two markers of a README.
-
-    Raises InputError when the markers are not there, once each and in order.
-    """
-    text = Path(path).read_text(encoding="utf-8")
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise InputError(f"{Path(path).name} needs one line {BEGIN} and, below it, one line {END}; add them.")
-    before, after = text.split(BEGIN)[0], text.split(END)[1]
-    write_atomically(Path(path), f"{before}{BEGIN}\n{block}\n{END}{after}")

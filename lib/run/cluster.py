@@ -3,12 +3,16 @@
 import contextlib
 import logging
 import os
+import shlex
+import sys
+import threading
 import warnings
 from collections.abc import Iterator
 
-from lib import InputError
+from lib import ROOT, InputError
 from lib.store.workers import ADDRESS, PATIENCE, cluster
 
+SLURM = "slurm"  # what CLUSTER= says for jobs of this batch system
 WORKER_GB = 3.5  # memory that a unit of the heaviest experiment needs, with its libraries
 # glibc gives the memory of a layer's output back to the system and asks for it again at the next layer, page by page,
 # which takes a fifth of a network's time on a CPU. It is told to keep what it has; Dask would tell it the opposite.
@@ -23,9 +27,14 @@ def workers_for(count: int | None = None, *, address: str = "") -> Iterator[str]
     """Let the notebooks of a run compute their units on a cluster while this is entered; says on which.
 
     count: workers of this machine, by default `affordable`; one worker is the notebook's own process. address: of the
-    scheduler of a running cluster, such as tcp://10.0.0.1:8786, which is joined instead.
-    Raises InputError where nothing answers at `address`, and for a count below 1.
+    scheduler of a running cluster, such as tcp://10.0.0.1:8786, which is joined instead, or SLURM, which is asked for
+    `count` workers, see `slurm_cluster`.
+    Raises InputError where nothing answers at `address`, for a count below 1, and as `slurm_cluster`.
     """
+    if address == SLURM:
+        with slurm_cluster(count) as jobs, at_address(jobs.scheduler_address):
+            yield f"Workers: {count or 1} asked of SLURM; dashboard {jobs.dashboard_link}"
+        return
     if address:
         with at_address(address):
             client = cluster()
@@ -80,6 +89,7 @@ def local_cluster(count: int, gpus: list[str]) -> Iterator:
     before_start = {"distributed.nanny.pre-spawn-environ": ONE_THREAD | MALLOC | QUIET}
     # A unit is sent to a worker when that is free: one that waited there would share the blame for the worker's death.
     fair = {"distributed.scheduler.allowed-failures": PATIENCE, "distributed.scheduler.worker-saturation": 1.0}
+    fair["distributed.deploy.lost-worker-timeout"] = "5s"
     with dask.config.set(memory | before_start | fair):
         workers = {}
         for number in range(count):
@@ -89,8 +99,54 @@ def local_cluster(count: int, gpus: list[str]) -> Iterator:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a dashboard's port
             local = SpecCluster(workers=workers, scheduler={"cls": Scheduler, "options": here})
-        with local:
+        with local, _kept_up(local, count):
             yield local
+
+
+@contextlib.contextmanager
+def _kept_up(local, count: int) -> Iterator[None]:
+    """Start again what gave up: Dask replaces a worker that dies, but not one that dies while it starts."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(10):
+            local.scale(count)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()
+
+
+@contextlib.contextmanager
+def slurm_cluster(count: int | None = None) -> Iterator:
+    """A scheduler in this process, with at least `count` workers in jobs of SLURM, which it submits and in the end ends.
+
+    What a job is, its queue, account, time, cores and memory, is said in Dask's own file, ~/.config/dask/jobqueue.yaml,
+    under jobqueue.slurm, or in variables such as DASK_JOBQUEUE__SLURM__CORES. A job has a worker a core.
+    Raises InputError where dask-jobqueue is not installed, and without cores or memory.
+    """
+    try:
+        from dask_jobqueue import SLURMCluster
+    except ImportError as error:
+        raise InputError(f"CLUSTER={SLURM} needs dask-jobqueue: type .venv/bin/pip install -e '.[slurm]'.") from error
+    import dask
+
+    said = dask.config.get("jobqueue.slurm", {})
+    if not said.get("cores") or not said.get("memory"):
+        raise InputError(
+            "SLURM needs the cores and the memory of a job: give them under jobqueue.slurm in "
+            "~/.config/dask/jobqueue.yaml, or as DASK_JOBQUEUE__SLURM__CORES=16 DASK_JOBQUEUE__SLURM__MEMORY=64GB."
+        )
+    exports = [f"export {name}={value}" for name, value in (ONE_THREAD | MALLOC | QUIET).items()]
+    prologue = [f"cd {shlex.quote(str(ROOT))}", *exports, *said.get("job-script-prologue", [])]
+    python = said.get("python") or sys.executable
+    with SLURMCluster(processes=said["cores"], python=python, job_script_prologue=prologue) as jobs:
+        jobs.scale(count or 1)
+        yield jobs
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ import functools
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from lib.store import provenance
 
 ADDRESS = "DASK_SCHEDULER_ADDRESS"  # the environment variable that Dask itself reads
 WAIT = "20s"  # for a scheduler to answer
+LOST = 60  # seconds without any worker after which a cluster is given up
 PATIENCE = 3  # workers that may die of one unit before it is given up
 
 _limits = None  # of a worker's libraries, held for good
@@ -88,7 +90,10 @@ def _on_workers(client, tasks: Mapping[str, tuple], compute: Callable[..., dict]
     futures = client.map(functools.partial(_held, compute), list(tasks.values()), **options)
     named = dict(zip(futures, names, strict=True))
     try:
-        for future in as_completed(futures, loop=client.loop):
+        completed = as_completed(futures, loop=client.loop)
+        while completed.count():
+            _wait_for_one(completed, client, label)
+            future = next(completed)
             yield named[future], future.result()
             future.release()
     except KilledWorker as error:
@@ -101,6 +106,19 @@ def _on_workers(client, tasks: Mapping[str, tuple], compute: Callable[..., dict]
     finally:
         with contextlib.suppress(Exception):  # a lost cluster has nothing left to cancel
             client.cancel(futures, force=True)
+
+
+def _wait_for_one(completed, client, label: str) -> None:
+    last_seen = time.monotonic()
+    while not completed.has_ready():
+        time.sleep(0.005)
+        if time.monotonic() - last_seen > LOST:
+            if not client.scheduler_info()["workers"]:
+                raise InputError(
+                    f"{label}: the cluster at {client.scheduler.address} has had no worker for {LOST} seconds; "
+                    "finished units are kept: start workers, and type the same command again."
+                )
+            last_seen = time.monotonic()
 
 
 def _held(compute: Callable[..., dict], arguments: tuple) -> dict:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -162,8 +163,19 @@ def prepared(name: str, model: nn.Module, shape: tuple[int, int, int]) -> Networ
 
 
 def kept_network(model: nn.Module, train: Callable[[], nn.Module], *, cache: Path, key: str) -> nn.Module:
-    """`model` with the weights kept as <cache>/<key>.pt, or what train() returns, whose weights are kept: see `kept`."""
+    """`model` with the weights in <cache>/<key>.pt, or what train() returns, whose weights are kept there: see `kept`."""
     return kept(Path(cache) / f"{key}.pt", train, read=partial(load_weights, model), write=_weights)
+
+
+def training_unit(load: Callable[[], Network]) -> pd.DataFrame:
+    """A training as a unit of work, so that several are done at once: `load` trains a network and keeps its weights.
+
+    Returns one row: the network's name and how many weights it has.
+    """
+    network = load()
+    return pd.DataFrame(
+        {"network": [network.name], "weights": [sum(each.numel() for each in network.model.parameters())]}
+    )
 
 
 def _weights(model: nn.Module) -> bytes:

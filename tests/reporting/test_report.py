@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from lib import ROOT, InputError
-from lib.reporting import report
-from lib.reporting.claims import COLUMNS, Claim
+from lib.reporting import readme, report
+from lib.reporting.claims import COLUMNS, Claim, read_provenance
 from lib.reporting.tables import PUBLISHED, brackets, caption, comparison, save_parquet, styled, to_markdown
 
 
@@ -148,7 +148,7 @@ def claim_lines(block):
 
 
 def test_readme_block_puts_corrected_beside_released():
-    block = report.readme_block(verdicts())
+    block = readme.claims_block(verdicts())
     papers = verdicts()["paper"].nunique()
     assert block.count("<details><summary><b>") == block.count("</details>") == papers
     assert "1 holds here" in block and "1 fails here" in block
@@ -186,31 +186,54 @@ def test_the_page_shows_the_paper_era_below_the_released_verdict():
 
 
 def test_the_readme_keeps_two_columns_with_the_paper_era():
-    lines = claim_lines(report.readme_block(with_paper_era()))
-    assert lines[0] == claim_lines(report.readme_block(verdicts()))[0]
+    lines = claim_lines(readme.claims_block(with_paper_era()))
+    assert lines[0] == claim_lines(readme.claims_block(verdicts()))[0]
     assert "| holds here | reproduced | 0.123 [0.100, 0.200] | 14 | .5 |" in lines[2]
     assert "| fails here | inconclusive (paper-era code) | 0.123" in lines[3]
     assert "| inconclusive | inconclusive |" in lines[4]
     assert "| – | inconclusive (paper-era code) | 0.500" in lines[6]
 
 
+BEGIN, END = "<!-- claims:begin -->", "<!-- claims:end -->"
+
+
 def test_updating_the_readme_twice_is_updating_it_once(tmp_path):
-    readme = tmp_path / "README.md"
-    readme.write_text(f"# Title\n{report.BEGIN}\nold\n{report.END}\nrest\n")
-    block = report.readme_block(verdicts())
-    report.update_readme(readme, block)
-    once = readme.read_text()
-    report.update_readme(readme, block)
-    assert readme.read_text() == once == f"# Title\n{report.BEGIN}\n{block}\n{report.END}\nrest\n"
+    path = tmp_path / "README.md"
+    path.write_text(f"# Title\n{BEGIN}\nold\n{END}\nrest\n<!-- times:begin -->\n<!-- times:end -->\n")
+    block = readme.claims_block(verdicts())
+    readme.update_readme(path, "claims", block)
+    once = path.read_text()
+    readme.update_readme(path, "claims", block)
+    expected = f"# Title\n{BEGIN}\n{block}\n{END}\nrest\n<!-- times:begin -->\n<!-- times:end -->\n"
+    assert path.read_text() == once == expected
 
 
-@pytest.mark.parametrize("text", ["no markers", f"{report.END}\n{report.BEGIN}\n", report.BEGIN])
+@pytest.mark.parametrize("text", ["no markers", f"{END}\n{BEGIN}\n", BEGIN])
 def test_a_readme_without_markers_is_refused_and_left_alone(tmp_path, text):
-    readme = tmp_path / "README.md"
-    readme.write_text(text)
+    path = tmp_path / "README.md"
+    path.write_text(text)
     with pytest.raises(InputError, match="needs one line"):
-        report.update_readme(readme, "block")
-    assert readme.read_text() == text
+        readme.update_readme(path, "claims", "block")
+    assert path.read_text() == text
+
+
+def test_times_are_listed_from_the_longest_and_summed():
+    used = {"seconds": 90.0, "workers": 2, "units": 7, "unit_seconds": 150.0, "peak_memory_mb": 2345}
+    lines = readme.times_block({"a": used, "b": used | {"seconds": 600.0}}).splitlines()
+    assert lines[0].startswith("| notebook | minutes | workers | units | core-minutes of the units | peak memory")
+    assert lines[2:] == [
+        "| `b` | 10.0 | 2 | 7 | 2.5 | 2.3 GB |",
+        "| `a` | 1.5 | 2 | 7 | 2.5 | 2.3 GB |",
+        "| together | 11.5 |  | 14 | 5.0 |  |",
+    ]
+
+
+def test_the_benchmark_shows_ratios_and_what_was_not_met():
+    row = {"case": "a", "measured_in": "seconds", "ours": 1.2345, "peer": 1.0, "ratio_median": 1.2345, "ratio_low": 1.1}
+    row |= {"ratio_high": 1.3, "runs": 5, "device": "cpu", "goal": "≤ 1.05", "met": False}
+    assert readme.bench_block(pd.DataFrame([row])).splitlines()[2] == (
+        "| a | 1.23 | 1 | seconds | 1.23 [1.1, 1.3] | ≤ 1.05 | False |"
+    )
 
 
 def scores():
@@ -312,9 +335,12 @@ def test_brackets_and_markdown():
     assert to_markdown(pd.DataFrame({"a": ["x|y"], "b": [1]})) == "| a | b |\n| --- | --- |\n| x\\|y | 1 |"
 
 
-def test_the_readme_shows_the_committed_claims():
-    claims = report.read_claims(ROOT / "results" / "laptop" / "claims.csv")
-    assert report.readme_block(claims) in (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_readme_shows_the_committed_records():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    record = ROOT / "results" / "laptop"
+    assert readme.claims_block(report.read_claims(record / "claims.csv")) in text
+    assert readme.times_block(read_provenance(record)) in text
+    assert readme.bench_block(pd.read_csv(ROOT / "results" / "bench.csv")) in text
 
 
 def test_columns_that_rows_are_selected_by_are_kept_exactly(tmp_path):

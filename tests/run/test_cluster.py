@@ -150,6 +150,22 @@ def test_what_a_unit_raises_is_raised_here_and_finished_units_are_kept(two, tmp_
     pd.testing.assert_frame_equal(run(tmp_path, compute), undisturbed, check_exact=True)
 
 
+@pytest.mark.slow
+def test_a_worker_whose_nurse_dies_too_is_replaced(tmp_path, undisturbed):
+    with local_cluster(2, []) as local, at_address(local.scheduler_address):
+        for nanny in list(local.workers.values()):
+            local.sync(nanny.close)
+        compute = partial(plain, at=5, do="die", output=tmp_path / "mark")
+        pd.testing.assert_frame_equal(run(tmp_path, compute), undisturbed, check_exact=True)
+
+
+def test_a_cluster_without_workers_is_given_up_in_one_sentence(two, tmp_path, monkeypatch):
+    monkeypatch.setattr(workers, "LOST", 1)
+    monkeypatch.setattr(workers.cluster(), "scheduler_info", lambda: {"workers": {}})
+    with pytest.raises(InputError, match=r"^test: the cluster at .* has had no worker for 1 seconds; finished"):
+        run(tmp_path, partial(plain, at=5, do="wait", output=tmp_path / "mark"))
+
+
 DRIVER = """
 import sys
 sys.path[:0] = [sys.argv[1]]
@@ -321,3 +337,41 @@ def test_each_gpu_has_a_worker_of_its_own(tmp_path):
     with local_cluster(2, ["4", "7"]) as local, at_address(local.scheduler_address):
         told = workers.cluster().run(seen, 0)
     assert sorted(rows["gpu"][0] for rows in told.values()) == ["4", "7"]
+
+
+def slurm(**said):
+    """What ~/.config/dask/jobqueue.yaml may say of a job."""
+    import dask_jobqueue  # which knows the rest
+
+    return dask_jobqueue.config.dask.config.set({f"jobqueue.slurm.{name}": value for name, value in said.items()})
+
+
+def test_a_job_of_slurm_has_one_worker_of_one_thread_a_core(tmp_path, monkeypatch):
+    sbatch = tmp_path / "sbatch"
+    sbatch.write_text(f"#!/bin/sh\ncp $1 {tmp_path}/job\necho Submitted batch job 7\n")
+    sbatch.chmod(0o755)
+    (tmp_path / "scancel").write_text(f"#!/bin/sh\necho $@ > {tmp_path}/cancelled\n")
+    (tmp_path / "scancel").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with slurm(cores=4, memory="16GB", queue="long", walltime="02:00:00"), cluster.slurm_cluster(8) as jobs:
+        wait_for((tmp_path / "job").exists)
+        script = jobs.job_script()
+        assert (tmp_path / "job").read_text().splitlines()[:5] == script.splitlines()[:5]
+    lines = script.splitlines()
+    assert {"#SBATCH -p long", "#SBATCH -t 02:00:00", "#SBATCH --cpus-per-task=4"} <= set(lines)
+    (command,) = [line for line in lines if "dask_worker" in line]
+    assert command.startswith(f"{sys.executable} -m distributed.cli.dask_worker tcp://")
+    assert " --nthreads 1 " in command
+    assert " --nworkers 4 " in command
+    before = lines[: lines.index(command)]
+    assert f"cd {ROOT}" in before
+    assert {"export OMP_NUM_THREADS=1", "export MALLOC_TRIM_THRESHOLD_=2147483648"} <= set(before)
+    assert (tmp_path / "cancelled").read_text() == "7\n"
+
+
+def test_slurm_without_cores_or_memory_or_its_package_is_one_sentence(monkeypatch):
+    with slurm(cores=None, memory="16GB"), pytest.raises(InputError, match=r"^SLURM needs the cores and the memory"):
+        cluster.slurm_cluster(8).__enter__()
+    monkeypatch.setitem(sys.modules, "dask_jobqueue", None)
+    with pytest.raises(InputError, match=r"^CLUSTER=slurm needs dask-jobqueue: type .*\[slurm\]"):
+        cluster.slurm_cluster(8).__enter__()
