@@ -63,8 +63,8 @@ format: $(READY)  ## repair what lint complains about
 	@$(PY) -m ruff check --fix --quiet . ; $(PY) -m ruff format .
 	@$(if $(NOTEBOOKS),$(PY) -m nbstripout $(NOTEBOOKS))
 
-lab: $(READY)  ## open the notebooks in JupyterLab
-	@OMP_NUM_THREADS=1 $(PY) -m jupyter lab notebooks
+lab: $(READY)  ## open the notebooks in JupyterLab, for this machine only; LAB="its own options"
+	@OMP_NUM_THREADS=1 $(PY) -m jupyter lab notebooks --ip=127.0.0.1 $(LAB)
 
 bench: $(READY)  ## time this code against its peers, side by side; ONLY="part of a case's name"
 	@$(PY) -m lib.run.bench $(if $(ONLY),--only "$(ONLY)")

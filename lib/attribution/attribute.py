@@ -1,7 +1,7 @@
 """walk and attribute: one walk along a path feeds any number of rules and step counts."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -11,6 +11,7 @@ from lib import InputError
 from lib.attribution.arguments import whole_number
 from lib.attribution.forward import is_finite, values
 from lib.attribution.gate import gate
+from lib.attribution.grid import Grid
 from lib.attribution.nodes import Node, Probe
 from lib.attribution.paths import INTERVAL_RULES, Path
 from lib.attribution.rules import Rule, as_rules
@@ -118,7 +119,7 @@ def attribute(
     _require_path(path)
     rules = as_rules(rules)
     _check_rules(path, rules)
-    grids = {n: _Grid(rules, path, n) for n in _checked_steps(path, steps)}
+    grids = {n: Grid(rules, path, n) for n in _checked_steps(path, steps)}
     x, probe = _probe(model, x, target, objective, budget, create_graph)
     first = last = None
     for node in _walk(path, x, probe):
@@ -134,60 +135,6 @@ def attribute(
     return Attribution(sums, probe.evaluations, path, x, probe, known)
 
 
-class _Grid:
-    """The running sums of all rules on one (sub-)grid of the walk; holds one node at a time."""
-
-    def __init__(self, rules: Mapping[str, Rule], path: Path, steps: int | None):
-        self.rules, self.path, self.steps = rules, path, steps or path.steps
-        self.sums: dict[str, dict[str, Tensor]] = {name: {} for name in rules}
-        self.line: dict[str, dict[str, Tensor]] = {name: {} for name in rules}  # of rules that close each line
-        self.held: Node | None = None
-
-    def take(self, node: Node) -> None:
-        if not self._has(node):
-            return
-        if self.held is not None:
-            self._add(self.held, node if node.line == self.held.line else None)
-        self.held = node
-
-    def finish(self) -> dict[str, dict[str, Tensor]]:
-        self._add(self.held, None)
-        return {name: rule.finish(self.sums[name]) for name, rule in self.rules.items()}
-
-    def _has(self, node: Node) -> bool:
-        if self.path.nested == "prefix":
-            return node.index < self.steps
-        return node.index % (self.path.steps // self.steps) == 0
-
-    def _add(self, node: Node, following: Node | None) -> None:
-        if self.steps < self.path.steps:
-            node = self._coarser(node, following)
-        for name, rule in self.rules.items():
-            parts = rule(node, following)
-            parts = parts if isinstance(parts, Mapping) else {"map": parts}
-            if rule.close is None:
-                _accumulate(self.sums[name], parts)
-                continue
-            _accumulate(self.line[name], parts)
-            if following is None:
-                _accumulate(self.sums[name], rule.close(self.line[name]))
-                self.line[name] = {}
-
-    def _coarser(self, node: Node, following: Node | None) -> Node:
-        """The node as one of a grid of fewer steps: it stands for more of the path."""
-        factor = self.path.steps / self.steps
-        if node.tangent:
-            return replace(node, dx=node.dx * factor, share=node.share * factor)
-        if following is None:
-            return replace(node, dx=torch.zeros_like(node.x), share=0.0)
-        return replace(node, dx=following.x - node.x, share=node.share * factor)
-
-
-def _accumulate(sums: dict[str, Tensor], parts: Mapping[str, Tensor]) -> None:
-    for part, tensor in parts.items():
-        sums[part] = tensor if part not in sums else sums[part] + tensor
-
-
 def _probe(model, x, target, objective: str, budget: int | None, create_graph: bool) -> tuple[Tensor, Probe]:
     model, x, target = gate(model, x, target, objective=objective, differentiable=create_graph)
     budget = None if budget is None else whole_number(budget, "budget")
@@ -196,20 +143,21 @@ def _probe(model, x, target, objective: str, budget: int | None, create_graph: b
 
 def _walk(path: Path, x: Tensor, probe: Probe) -> Iterator[Node]:
     """The nodes of a path; whether they were finite is looked at once, after the last."""
-    places, finite = [], []
+    places, never = [], torch.iinfo(torch.int64).max
+    broken = torch.full((len(x),), never, device=x.device)  # each image's first node that was not: one tensor for all,
+    # because small ones that stay, made between the passes, would break up the memory that the passes use again
     for node in path.nodes(x, probe):
         if node.evaluated:
+            finite = is_finite(node.value, node.grad)
+            broken = torch.minimum(broken, torch.where(finite, never, len(places)))
             places.append((node.index, node.line, "image" if node.reference is None else "reference"))
-            finite.append(is_finite(node.value, node.grad))
         yield node
-    broken = ~torch.stack(finite)
-    if broken.any():
-        first = int(broken.any(1).nonzero()[0])
+    if (first := int(broken.min())) < never:
         index, line, end = places[first]
+        images = (broken == first).nonzero().flatten().tolist()
         raise InputError(
             f"the network's value or gradient is not finite at node {index} of line {line}, counted from the {end} "
-            f"(images {broken[first].nonzero().flatten().tolist()[:8]} of the batch): check its weights for NaN, or "
-            "give another reference or path"
+            f"(images {images[:8]} of the batch): check its weights for NaN, or give another reference or path"
         )
 
 

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -30,6 +30,7 @@ class Node:
             that hold both ends of their intervals
     tangent  dx is a rate of change times the step's length, not the difference of two points
     evaluated  False: value is NaN and grad 0, which no rule in use reads
+    kept    what rules have computed of it, shared by the grids of a step sweep; see `once`
 
     >>> from lib.attribution import Straight, walk
     >>> nodes = walk(lambda x: x.flatten(1), Straight(2), torch.ones(1, 1, 1, 2), 0, objective="logit")
@@ -49,6 +50,13 @@ class Node:
     weight: float | Tensor = 1.0
     tangent: bool = False
     evaluated: bool = True
+    kept: dict = field(default_factory=dict, repr=False, compare=False)
+
+    def once(self, key: Hashable, of: Tensor, compute: Callable[[Tensor], object]) -> object:
+        """compute(of), of a tensor of this node, done once for all grids that the node lies on."""
+        if key not in self.kept or self.kept[key][0] is not of:  # a copy may have another gradient
+            self.kept[key] = of, compute(of)
+        return self.kept[key][1]
 
 
 @dataclass

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lib import InputError
 from lib.attribution.arguments import whole_number
@@ -12,6 +12,7 @@ from lib.attribution.gate import Gated
 
 # The network -> {what it is run on: rows that fitted}. A budget decides speed only, so that a network may change.
 _fitted: WeakKeyDictionary = WeakKeyDictionary()
+HEAVY = 2**24  # weights, 67 MB: those of AlexNet's and VGG's first layer after the convolutions are more
 
 
 def default_budget(x: Tensor) -> int:
@@ -27,10 +28,12 @@ def default_budget(x: Tensor) -> int:
 def rows_at_once(model, x: Tensor, *, cost: int = 1) -> int:
     """How many rows like x (N, C, H, W) `in_parts` will run together: what fitted before, or `default_budget`.
 
+    Without gradients four times as many, where a layer has so many weights that reading them is most of its time.
+
     >>> rows_at_once(torch.nn.Flatten(), torch.zeros(1, 3, 224, 224), cost=2)
     4
     """
-    return _sizes(model).get(_kind(x, cost)) or _first_guess(x, cost)
+    return _sizes(model).get(_kind(x, cost)) or _first_guess(model, x, cost)
 
 
 def in_parts(
@@ -58,7 +61,7 @@ def in_parts(
     budget = budget and whole_number(budget, "budget")
     start, found = 0, []
     while start < len(rows[0]):
-        size = known.get(kind) or budget or _first_guess(x, cost)
+        size = known.get(kind) or budget or _first_guess(model, x, cost)
         size = min(size, budget or size)
         part = [each[start : start + size] for each in rows]
         before = torch.cuda.memory_allocated(x.device) if x.is_cuda else 0
@@ -89,8 +92,15 @@ def _sizes(model) -> dict:
         return {}
 
 
-def _first_guess(x: Tensor, cost: int) -> int:
-    return max(1, default_budget(x) // cost)
+def _first_guess(model, x: Tensor, cost: int) -> int:
+    share = 1 if torch.is_grad_enabled() or _largest_layer(model) < HEAVY else 4
+    return max(1, share * default_budget(x) // cost)
+
+
+def _largest_layer(model) -> int:
+    """Weights of the largest fully connected layer; each pass reads them all, for however few rows."""
+    layers = model.modules() if isinstance(model, nn.Module) else ()
+    return max((layer.weight.numel() for layer in layers if isinstance(layer, nn.Linear)), default=0)
 
 
 def _kind(x: Tensor, cost: int) -> tuple:

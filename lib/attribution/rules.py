@@ -118,7 +118,7 @@ class Riemann(Rule):
             return torch.zeros_like(node.grad)
         if self.rule == "right":
             return following.grad * node.dx
-        return (node.grad + following.grad) * (node.dx / 2)
+        return (node.grad + following.grad).mul_(node.dx * 0.5)
 
 
 @dataclass(frozen=True)
@@ -153,15 +153,21 @@ class IDGI(Rule):
     def __call__(self, node: Node, following: Node | None) -> dict[str, Tensor]:
         if following is None:
             return {"map": torch.zeros_like(node.grad), "lost": torch.zeros_like(node.value)}
-        grad = node.grad if self.side == "left" else following.grad
+        at = node if self.side == "left" else following
+        square, length, flat = at.once(id(self), at.grad, self._squared)
+        rise = (following.value - node.value) * node.weight
+        share = torch.where(flat, 0.0, rise) / length
+        return {"map": square * share[:, None, None, None], "lost": torch.where(flat, rise, 0.0)}
+
+    def _squared(self, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The squares of a gradient in units of its largest entry (B, C, H, W), their sum (B,), is it flat (B,)."""
         grad = grad if self.scale is None else grad * torch.as_tensor(self.scale).to(grad)
         # Divided by its largest entry first, a small gradient does not underflow when squared.
-        largest = grad.detach().abs().flatten(1).amax(1)  # (B,)
+        entries = grad.detach().flatten(1)
+        largest = torch.maximum(entries.amax(1), -entries.amin(1))  # (B,)
         flat = largest < 1e-30 if self.guard else torch.zeros_like(largest, dtype=torch.bool)
         square = (grad / torch.where(flat, 1.0, largest)[:, None, None, None]).square()
-        rise = (following.value - node.value) * node.weight
-        share = torch.where(flat, 0.0, rise) / torch.where(flat, 1.0, square.flatten(1).sum(1))
-        return {"map": square * share[:, None, None, None], "lost": torch.where(flat, rise, 0.0)}
+        return square, torch.where(flat, 1.0, square.flatten(1).sum(1)), flat
 
 
 @dataclass(frozen=True)
@@ -180,4 +186,6 @@ class SquaredGradient(Rule):
     needs: ClassVar[str] = "trapezoid"
 
     def __call__(self, node: Node, following: Node | None) -> Tensor:
-        return torch.zeros_like(node.grad) if following is None else node.grad.square()
+        if following is None:
+            return torch.zeros_like(node.grad)
+        return node.once("square", node.grad, torch.square)

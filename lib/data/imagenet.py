@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import numpy as np
-from PIL import Image, ImageFile
+from PIL import Image
 
 from lib import InputError
+from lib.data.image_files import read_image
 from lib.store.files import package_folder, read_text
 
 SUFFIXES = {".jpeg", ".jpg", ".png"}
@@ -44,7 +44,8 @@ def photographs(source: str = "packaged", limit: int | None = None) -> list[Phot
     of three layouts: folders named by wnid, files whose names hold a wnid (`n01440764_tench.JPEG`,
     `ILSVRC2012_val_00000293_n01440764.JPEG`), or validation files `ILSVRC2012_val_00000293.JPEG` whose
     labels are read from `val_annotations.txt` ("file<TAB>wnid") or Kaggle's `LOC_val_solution.csv`, beside or
-    above them. Class folders without images are skipped, as are files named otherwise. `limit` takes images
+    above them. Class folders without images are skipped, as are files named otherwise. Files are only listed: which of
+    them can be read, `lib.data.readability.readable` says. `limit` takes images
     evenly spaced over the sorted list, so that a few still span the classes.
     Raises InputError for a folder that is missing, cannot be read or holds no such image, an unknown wnid, an
     unlabelled validation file or one with two labels, two images of one id, or a limit below 1.
@@ -69,56 +70,8 @@ def photographs(source: str = "packaged", limit: int | None = None) -> list[Phot
 
 
 def load_image(photo: Photograph) -> Image.Image:
-    """The photograph in RGB, as `read_image` reads it."""
+    """The photograph in RGB; raises InputError as `read_image`, see `readable`."""
     return read_image(photo.path)
-
-
-def read_image(path: Path) -> Image.Image:
-    """The image in a file, of 8 bits in RGB: see `rgb`.
-
-    The pixels are those that are stored: an EXIF orientation is not applied, as in torchvision's ImageFolder, with
-    which the networks were trained and their accuracies published (some of ImageNet's own photographs have one). Turn
-    your own photographs first: PIL.ImageOps.exif_transpose. Of a camera's file of several pictures (MPO) the first is
-    read.
-    Raises InputError, naming the file, unless every pixel can be decoded, and for an animation.
-    """
-    ImageFile.LOAD_TRUNCATED_IMAGES = False  # if switched on elsewhere, cut files would end in grey
-    try:
-        with Image.open(path) as image:
-            return rgb(image)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
-    except Exception as error:  # Pillow raises a dozen unrelated types for damaged files
-        raise InputError(
-            f"{path} is not a readable image ({error}): replace the file or take it out of the folder."
-        ) from error
-
-
-def rgb(image: Image.Image) -> Image.Image:
-    """The image as 8 bits in RGB.
-
-    Grey levels of 16 bits are scaled to 0..255 (of 16 bits a channel Pillow keeps the upper eight). What is transparent
-    is laid on white, as on a page. Grey, palette, one-bit, CMYK and YCbCr images are converted by Pillow's own rules.
-    Raises InputError for an animation, and for levels without a known range: 32-bit integers or floating point numbers.
-
-    >>> rgb(Image.new("I;16", (1, 1), 65535)).getpixel((0, 0))
-    (255, 255, 255)
-    >>> rgb(Image.new("LA", (1, 1), (100, 0))).getpixel((0, 0))
-    (255, 255, 255)
-    """
-    if getattr(image, "is_animated", False) and image.format != "MPO":
-        raise InputError(f"the image is an animation of {image.n_frames} frames: save the one you mean as a file")
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
-        levels = np.asarray(image).astype(np.uint32)
-        return Image.fromarray(((levels * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
-    if image.mode in ("I", "F"):
-        raise InputError(
-            f"the image has levels of 32 bits (mode {image.mode}), whose range is unknown: save it as 8 bits"
-        )
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
 
 
 def class_name(label: int) -> str:
@@ -169,9 +122,9 @@ def _in_folder(root: Path) -> list[Photograph]:
 
 
 def _images(folder: Path) -> list[Path]:
-    files = sorted(folder.iterdir())
-    images = [file for file in files if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")]
-    return [file for file in images if not file.is_dir()]
+    return [
+        file for file in sorted(folder.iterdir()) if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
+    ]
 
 
 def _class_folders(folder: Path) -> list[Photograph]:

@@ -10,7 +10,7 @@ from torchvision import datasets
 
 from lib import InputError, nearest
 from lib.data.digits import Digits, digits
-from lib.data.imagenet import read_image
+from lib.data.image_files import read_image
 
 
 @dataclass(frozen=True)

@@ -85,15 +85,15 @@ def pixel_maps(result: Attribution, path: str, mode: str, steps: int) -> dict[Ke
 def idgi_units(photos: list[Photograph], seen: pd.DataFrame, name: str, size: int) -> dict[str, tuple]:
     """The units of one network: {name: (network, photographs, which are confident)}, `size` photographs each.
 
-    seen: rows of `predicted`; misclassified photographs are left out. Raises InputError when none is left.
+    seen: rows of `predicted`; misclassified photographs are left out. Those without a row, which cannot be read, leave
+    their places empty. Raises InputError when none is left.
     """
     used = seen[seen["model"] == name].set_index("image")["used"]
-    kept = [photo for photo in photos if used[photo.id] != "no"]
-    if not kept:
-        raise InputError(
-            f"{name} classifies none of the {len(photos)} photographs correctly: give other ones, or another network"
-        )
-    groups = [kept[start : start + size] for start in range(0, len(kept), size)]
+    kept = [photo for photo in photos if used.get(photo.id) != "no"]
+    slots = [kept[start : start + size] for start in range(0, len(kept), size)]
+    groups = [group for slot in slots if (group := [photo for photo in slot if photo.id in used])]
+    if not groups:
+        raise InputError(f"{name} recognises none of the {len(photos)} photographs; give others or another network")
     return {
         f"{name}-{group[0].id}-{len(group)}": (name, group, [used[photo.id] == ALL_METRICS for photo in group])
         for group in groups
@@ -230,13 +230,6 @@ def stability(
                     for metric, value in values.items():
                         rows += score_rows(photos, [key], metric, value[:, None])
     return pd.DataFrame(rows).drop(columns="curve").assign(model=name)
-
-
-def stacked(curves: pd.DataFrame, metric: str, path: str) -> dict[str, np.ndarray]:
-    """{rule: (images, points)} of one metric's stored curves on one path, excluded images left out."""
-    found = curves[(curves["metric"] == metric) & (curves["path"] == path)]
-    found = found[[not np.isnan(curve).any() for curve in found["curve"]]]
-    return {rule: np.stack(list(rows["curve"])) for rule, rows in found.groupby("rule", sort=False)}
 
 
 def aggregated(curves: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:

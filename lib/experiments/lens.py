@@ -42,7 +42,7 @@ def lens_units(
     """
     natural = ROBUST.get(name, name)
     chosen = {"images": images, "limit": limit, "digits_limit": digits_limit, "group": group, "pool": pool}
-    found = subjects.subject_units(natural, weights=weights, cache=cache, **chosen)
+    found = subjects.subject_units(natural, weights=weights, cache=cache, fewest=2, **chosen)
     size = 8 * group if natural == DIGITS else group
     count = len(digits("test").take(slice(digits_limit or None)).ids) if natural == DIGITS else 0
     count = count or len(photographs(images, limit or None))

@@ -13,6 +13,7 @@ from lib import InputError
 from lib.attribution.references import FromPool, drawn_from
 from lib.data.digits import digits
 from lib.data.imagenet import Photograph, load_image, photographs
+from lib.data.readability import readable, unreadable
 from lib.models.zoo import Network, best_device, load_network
 from lib.store.digest import digest
 from lib.training.fit import digit_network
@@ -74,13 +75,14 @@ def subject_units(
     weights: str = "",
     cache: Path,
     load: Callable[[str, str], Network] | None = None,
+    fewest: int = 1,
 ) -> dict[str, Callable[[], Subject]]:
-    """{unit name: what loads its subject}, `group` images each.
+    """{unit name: what loads its subject}, `group` images each, see `grouped`.
 
     name: `mnist_cnn` for test digits, trained where `cache` lacks it, or `mnist_xcnn`, its twin without biases; any
     other network for photographs, from load(name, weights), by default `network_named`. limit,
     digits_limit: how many images, 0 for all. pool: how many photographs, spread over the set, references are drawn
-    from, each decoded once; digits draw from all training digits.
+    from, the first one explained where none of them can be read; digits draw from all training digits.
     Raises InputError for a group or pool below 1.
     """
     if group < 1 or pool < 1:
@@ -91,11 +93,29 @@ def subject_units(
         starts = range(0, count, size)
         parts = [(s, min(s + size, count)) for s in starts]
         return {f"{name}-{s}-{end}": partial(_digits, name == DIGITS, s, end, cache) for s, end in parts}
-    photos = photographs(images, limit or None)
-    shared = tuple(photographs(images, min(pool, len(photographs(images)))))
-    parts = [photos[start : start + group] for start in range(0, len(photos), group)]
+    parts = grouped(photographs(images, limit or None), group, cache=cache, fewest=fewest)
+    drawn = photographs(images, pool)
+    faults = unreadable(drawn, cache=cache)
+    shared = tuple(photo for photo in drawn if photo not in faults) or tuple(parts[0][:1])
     load = partial(load or network_named, name, weights)
     return {f"{name}-{part[0].id}-{len(part)}": partial(_photographed, load, part, shared) for part in parts}
+
+
+def grouped(photos: list[Photograph], size: int, *, cache: Path | None, fewest: int = 1) -> list[list[Photograph]]:
+    """The photographs, `size` each, without those that cannot be read, see `readable`; without a cache all of them.
+
+    An unreadable one leaves its place empty, so that all other groups are as they would be with it. What is left of a
+    group with fewer than `fewest` joins the group beside it.
+    """
+    kept = set(readable(photos, cache=cache) if cache else photos)
+    parts: list[list[Photograph]] = []
+    for start in range(0, len(photos), size):
+        part = [photo for photo in photos[start : start + size] if photo in kept]
+        if parts and (len(part) < fewest or len(parts[-1]) < fewest):
+            parts[-1] += part
+        elif part:
+            parts.append(part)
+    return parts
 
 
 def _digits(bias: bool, start: int, stop: int, cache: Path) -> Subject:

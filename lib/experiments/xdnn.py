@@ -44,10 +44,11 @@ def twins(model: str) -> dict[str, str]:
     return dict(zip(("regular", "x"), PAIRS.get(model, (model,)), strict=False))
 
 
-def untrained_units(model: str, *, images: str, limit: int, group: int) -> dict[str, dict[str, Callable[[], Subject]]]:
-    """As `units`, of a pair with its initial weights, for what needs no training: `limit` photographs, in groups."""
-    photos = photographs(images, limit or None)
-    parts = [photos[start : start + group] for start in range(0, len(photos), group)]
+def untrained_units(
+    model: str, *, images: str, limit: int, group: int, cache: Path | None = None
+) -> dict[str, dict[str, Callable[[], Subject]]]:
+    """As `twin_units`, of a pair with its initial weights, for what needs no training; see `subjects.grouped`."""
+    parts = subjects.grouped(photographs(images, limit or None), group, cache=cache)
     return {
         twin: {f"{name}-untrained-{part[0].id}-{len(part)}": partial(_untrained, name, part) for part in parts}
         for twin, name in twins(model).items()

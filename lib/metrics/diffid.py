@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lib import InputError, nearest
 from lib.attribution.gate import gate
@@ -114,34 +114,32 @@ def diffid(
     order = pixel_order(map_batch(ranking, "ranking", of=x))
     mean, std = channel_statistics(mean, std, x)
 
-    def answer(images: Tensor, classes: Tensor) -> Tensor:
-        return logit_and_hit(model(images), classes)
-
-    clean = answers(answer, model, x, x, target, batch=batch)
     removed = _removed(ratios, x[0].numel(), x.shape[1] if remove == "pixels" else 1).to(x.device)  # (K,)
-    fills = torch.stack(
-        [
-            torch.stack([_kept_means((image - mean) / std, place, removed) for place in places])
-            for image, places in zip(x, order, strict=True)
-        ]
-    )  # (B, M, 2, K)
-    # Elements ahead of `split` are kept for insertion (game 0) and removed for deletion (game 1).
-    split = torch.stack([x[0].numel() - removed, removed])
-    channel = torch.arange(x.shape[1], device=x.device)
+    fills = torch.stack([_kept_means(z, places, removed) for z, places in zip((x - mean) / std, order, strict=True)])
+    shape = fills.shape  # (B, M, 2, K)
+    fills = (fills[..., None] * std.flatten() + mean.flatten()).to(x)  # of each channel, in pixel space
+    # An element's place is C times its pixel's plus its channel. It goes where its pixel's place is from `border` on in
+    # insertion (game 0), and where it is below in deletion (game 1): -place < 1 - border, place < border.
+    split = torch.stack([x[0].numel() - removed, removed])[..., None]
+    border = (split - torch.arange(x.shape[1], device=x.device)).add(x.shape[1] - 1) // x.shape[1]  # (2, K, C)
+    # As floats, which hold every place of up to 2^24 pixels: in place a comparison then stays a float, and `lerp` is
+    # exact at weights 0 and 1. Both are several times faster than truth values and `where`.
+    border, places = torch.stack([1 - border[0], border[1]]).to(x), torch.stack([-order, order], 2).to(x)
+    # Beyond the ratios nothing goes: the image itself.
+    border, fills = nn.functional.pad(border, (0, 0, 0, 1), value=-torch.inf), nn.functional.pad(fills, (0, 0, 0, 1))
 
     def perturbed(part: Tensor) -> Tensor:
         image, index, game, ratio = part.unbind(1)
-        # An element's place is C times its pixel's plus its channel: below `split` where the pixel's is below this.
-        border = (split[game, ratio, None] - channel).add(len(channel) - 1) // len(channel)  # (N, C)
-        ahead = order[image, index, None] < border[..., None, None].to(order.dtype)  # (N, C, H, W)
-        kept = ahead != (game == 1).view(-1, 1, 1, 1)
-        fill = fills[image, index, game, ratio].view(-1, 1, 1, 1) * std + mean
-        # Exact at weights 0 and 1, and several times faster than `where`, which branches at every element.
-        return answer(torch.lerp(fill.to(x), x[image], kept.to(x)), target[image])
+        shown = x[image]
+        gone = torch.empty_like(shown).copy_(places[image, index, game, None]).lt_(border[game, ratio, :, None, None])
+        fill = fills[image, index, game, ratio, :, None, None].expand_as(shown)
+        return logit_and_hit(model(shown.lerp_(fill, gone)), target[image])
 
-    work = torch.cartesian_prod(*map(torch.arange, fills.shape)).to(x.device)
-    logit, accuracy = answers(perturbed, model, x, work, batch=batch).view(*fills.shape, 2).unbind(-1)  # (B, M, 2, K)
-    original = clean[:, 0].view(-1, 1, 1, 1)
+    work = torch.cartesian_prod(*map(torch.arange, shape))
+    whole = torch.tensor([(image, 0, 0, len(ratios)) for image in range(len(x))])
+    found = answers(perturbed, model, x, torch.cat([whole, work]).to(x.device), batch=batch)
+    logit, accuracy = found[len(x) :].view(*shape, 2).unbind(-1)
+    original = found[: len(x), 0].view(-1, 1, 1, 1)
     logit = (logit / original).where(original != 0, torch.nan)
     return DiffID(torch.tensor(ratios, dtype=torch.float64), *logit.unbind(2), *accuracy.unbind(2))
 
@@ -204,12 +202,14 @@ def _removed(ratios: tuple[float, ...], elements: int, step: int) -> Tensor:
     return torch.tensor([int(Fraction(str(ratio)) * (elements // step)) * step for ratio in ratios])
 
 
-def _kept_means(z: Tensor, place: Tensor, removed: Tensor) -> Tensor:
-    """Mean of the kept elements of z (C, H, W) in insertion and deletion: place (H, W), removed (K,) -> (2, K)."""
-    by_pixel = z.flatten(1).T  # (HW, C)
-    ordered = by_pixel.new_empty(by_pixel.shape)
-    ordered[place.flatten()] = by_pixel
-    total = ordered.new_zeros(z.numel() + 1)  # of the first 0, 1, … elements
-    torch.cumsum(ordered.flatten(), 0, out=total[1:])
+def _kept_means(z: Tensor, places: Tensor, removed: Tensor) -> Tensor:
+    """Mean of the kept elements of z (C, H, W) in both games: places (M, H, W), removed (K,) -> (M, 2, K)."""
+    by_pixel = z.flatten(1).T.contiguous()  # (HW, C)
     kept = z.numel() - removed
-    return torch.stack([total[kept], total[-1] - total[removed]]) / kept
+    total = z.new_zeros(z.numel() + 1)  # of the first 0, 1, … elements
+    means = []
+    for place in places.flatten(1).long():
+        ordered = by_pixel[torch.empty_like(place).scatter_(0, place, torch.arange(len(place), device=z.device))]
+        torch.cumsum(ordered.flatten(), 0, out=total[1:])
+        means.append(torch.stack([total[kept], total[-1] - total[removed]]) / kept)
+    return torch.stack(means)

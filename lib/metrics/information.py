@@ -1,7 +1,6 @@
 """What the network recognises, and how much it is shown, as a blurred image turns into the original."""
 
 import io
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -80,7 +79,7 @@ def information_curves(
     x, blurred (B, C, H, W) in [0, 1]; ranking (B, M, H, W); target (B,). Measures: "png", "webp": bytes of
     the lossless file of the 8-bit image floor(255 x), grey (C = 1) or colour (C = 3); "msssim": MS-SSIM to the
     original, of any number of channels. Costs (P-2) M + 2 forward passes and encodings per image; files are encoded in
-    threads.
+    as many threads as torch has.
     Raises InputError as `insertion` does, for fewer than 2 points, unknown measures, files of other numbers of
     channels, and "msssim" of sides up to 160 pixels.
     Differs from the released code: ties are broken by position, and both curves share one measurement.
@@ -109,7 +108,7 @@ def information_curves(
         )
     order = pixel_order(map_batch(ranking, "ranking", of=x))
     counts = reveal_counts(x.shape[-2:].numel(), points - 1)
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
+    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
 
         def measured(images: Tensor, rows: Tensor) -> Tensor:
             amounts = [_amount(measure, images, x[rows], threads) for measure in measures]

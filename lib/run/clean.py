@@ -24,7 +24,7 @@ def tool_caches(root: Path) -> list[Path]:
     return found
 
 
-def computed(output: Path) -> list[Path]:
+def computed_files(output: Path) -> list[Path]:
     """What took a run: finished units and trained networks, and the results and figures that are not committed."""
     kept = [path for name in ("results", "figures") for path in sorted((output / name).glob("*"))]
     return [
@@ -35,7 +35,7 @@ def computed(output: Path) -> list[Path]:
 
 def clean(root: Path, output: Path, *, results: bool) -> None:
     """Name what goes, remove it, and name what stays although it is not committed."""
-    found = computed(output)
+    found = computed_files(output)
     going = tool_caches(root) + (found if results else [])
     print(f"removing: {_listed(going, root)}", flush=True)
     for path in going:

@@ -123,17 +123,14 @@ def _kept_up(local, count: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def slurm_cluster(count: int | None = None) -> Iterator:
-    """A scheduler in this process, with at least `count` workers in jobs of SLURM, which it submits and in the end ends.
+    """A scheduler in this process, and jobs of SLURM with at least `count` workers, which it submits and ends.
 
     What a job is, its queue, account, time, cores and memory, is said in Dask's own file, ~/.config/dask/jobqueue.yaml,
     under jobqueue.slurm, or in variables such as DASK_JOBQUEUE__SLURM__CORES. A job has a worker a core.
-    Raises InputError where dask-jobqueue is not installed, and without cores or memory.
+    Raises InputError without cores or memory.
     """
-    try:
-        from dask_jobqueue import SLURMCluster
-    except ImportError as error:
-        raise InputError(f"CLUSTER={SLURM} needs dask-jobqueue: type .venv/bin/pip install -e '.[slurm]'.") from error
     import dask
+    from dask_jobqueue import SLURMCluster
 
     said = dask.config.get("jobqueue.slurm", {})
     if not said.get("cores") or not said.get("memory"):

@@ -11,12 +11,22 @@ from pathlib import Path
 
 import pandas as pd
 
-from lib import ROOT, InputError, nearest
-from lib.reporting import report
+from lib import ROOT, InputError, MissingData, nearest
+from lib.reporting import readme, report
 from lib.reporting.claims import load_registry
 from lib.run.cluster import workers_for
 from lib.run.execution import Live, NotebookError, clock, execute
-from lib.run.ledger import expected_seconds, fingerprint, finished, record, stamps, why
+from lib.run.ledger import (
+    LEDGER,
+    expected_seconds,
+    fingerprint,
+    last_run,
+    read_json,
+    record,
+    record_missing,
+    stamps,
+    why,
+)
 from lib.run.notebooks import study_notebooks
 from lib.run.study import Job, Study, jobs_of, study
 from lib.run.verification import TOLERANCE, compare_folders, timed_claims
@@ -24,27 +34,19 @@ from lib.store.files import locked, plain_file_errors, read_yaml, remembered_con
 
 
 def plan(this: Study, only: str = "") -> int:
-    """Print which notebooks would run, why, and how long that takes by the committed record."""
-    jobs = jobs_of(this, only)
+    """Print which notebooks would run, why, and what they would take: see `lib.run.prediction`."""
+    jobs, reasons = jobs_of(this, only), {}
     _skipped(this, only)
-    rows, total, anything = [], 0.0, False
     for job in jobs:
-        reason = why(this, job, fingerprint(this, job))
-        if job.name == "report" and not reason and anything:
-            reason = "new results"
-        anything |= bool(reason)
-        seconds = expected_seconds(this, job)
-        total += (seconds or 0) if reason else 0
-        rows.append(
-            {
-                "notebook": job.name,
-                "runs": "yes" if reason else "no",
-                "takes": "unknown" if seconds is None else clock(seconds),
-                "because": reason or f"unchanged since {finished(this, job)}",
-            }
-        )
-    print(pd.DataFrame(rows).to_markdown(index=False))
-    print(f"\nProfile {this.profile}: {clock(total)} on the machine of the committed record.")
+        reasons[job.name] = job.needs or why(this, job, fingerprint(this, job))
+        if job.name == "report" and any(reasons.values()):
+            reasons[job.name] = reasons[job.name] or "new results"
+    if not any(reasons.values()):
+        print(f"Profile {this.profile}: nothing has to run; the results are unchanged.")
+        return 0
+    from lib.run.prediction import print_plan  # imports the whole study, for which the lines above need not wait
+
+    print_plan(this, jobs, reasons)
     return 0
 
 
@@ -73,15 +75,22 @@ def reproduce(this: Study, only: str = "") -> int:
         print(f"The page of claims, rewritten after every notebook: {page}", flush=True)
         for number, job in enumerate(jobs, start=1):
             title = f"[{number}/{len(jobs)}] {job.name}"
+            if job.needs:
+                print(f"{title}: not run: {record_missing(this, job, job.needs)}", flush=True)
+                _rewrite_page(this, job)
+                continue
             identity = fingerprint(this, job)  # before it runs: an edit made meanwhile must not count as done
             reason = why(this, job, identity)
             if not reason:
-                print(f"{title}: unchanged since {finished(this, job)}", flush=True)
+                print(f"{title}: unchanged since {last_run(this, job)}", flush=True)
                 continue
             print(f"{title}: {reason}", flush=True)
             started = started or _start_workers(this, stack)
             try:
                 print(f"{title}: done in {clock(_run(this, job, identity, title))}", flush=True)
+            except MissingData as error:
+                print(f"{title}: not run: {record_missing(this, job, str(error))}", flush=True)
+                _rewrite_page(this, job)
             except NotebookError as error:
                 failed.append(job.name)
                 print(f"{title}: FAILED: {error}", flush=True)
@@ -132,10 +141,11 @@ def _rewrite_page(this: Study, job: Job) -> None:
 
 
 def _rewrite_readme(this: Study) -> None:
-    readme, claims = this.root / "README.md", this.results / "claims.csv"
-    if this.profile == "laptop" and this.results == this.committed and readme.exists() and claims.exists():
-        report.update_readme(readme, report.readme_block(report.read_claims(claims)))
-        print(f"The table of claims in {readme.name} is the one in claims.csv.", flush=True)
+    path, claims = this.root / "README.md", this.results / "claims.csv"
+    if this.profile == "laptop" and this.results == this.committed and path.exists() and claims.exists():
+        readme.update_readme(path, "claims", readme.claims_block(report.read_claims(claims)))
+        readme.update_readme(path, "times", readme.times_block(read_json(this.results / LEDGER)))
+        print(f"The tables of {path.name} are those of the record.", flush=True)
 
 
 def verify(this: Study, only: str = "") -> int:
@@ -169,7 +179,7 @@ def figures(this: Study, only: str = "") -> int:
         stack.enter_context(locked(this.output / ".cache" / "lock"))
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="figures-"))
         _start_workers(this, stack)
-        for job in jobs_of(this, only):
+        for job in (job for job in jobs_of(this, only) if not job.needs):
             how = {"parameters": job.given, "root": this.root, "private": this.private()}
             try:
                 with Live(job.name, expected_seconds(this, job)) as live:

@@ -16,7 +16,7 @@ import nbformat
 from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpec
 
-from lib import InputError
+from lib import InputError, MissingData
 from lib.run.cluster import ONE_THREAD
 from lib.run.notebooks import read_notebook
 from lib.store.files import write_atomically
@@ -109,7 +109,8 @@ def execute(
     private   {path of this machine: what stands for it in the copy}
     Raises NotebookError with the notebook's last line; then the copy with the traceback is
     <name>.failed.ipynb and an earlier good copy is untouched. An interruption leaves neither.
-    Raises InputError where the disk is full, which no other notebook would survive, or the copy cannot be written.
+    Raises MissingData where the notebook did, of which no copy is left. Raises InputError where the disk is full, which
+    no other notebook would survive, or the copy cannot be written.
     """
     import papermill  # half a second, not needed to plan
     from papermill.iorw import papermill_io
@@ -135,9 +136,11 @@ def execute(
                 extra_arguments=["--log-level=50"],  # or kernels warn of their transport and on Ctrl-C
             )
     except Exception as error:
+        reason, kind = _last_line(error), getattr(error, "ename", "")
+        if kind == MissingData.__name__:
+            raise MissingData(reason) from error
         if running.text:
             write_atomically(failed, publishable(nbformat.reads(running.text, as_version=4), private))
-        reason = _last_line(error)
         raise (InputError if reason.startswith(FULL) else NotebookError)(reason) from error
     footprint = json.loads(done.cells.pop().outputs[0].text)
     write_atomically(copy, publishable(done, private))
@@ -184,7 +187,7 @@ def _scrub(value: object, private: Mapping[str, str]) -> object:
 def _last_line(error: Exception) -> str:
     """An InputError's sentence; the kind and last line of anything else that was raised."""
     name, message = getattr(error, "ename", type(error).__name__), getattr(error, "evalue", str(error))
-    if name == "InputError":
+    if name in (InputError.__name__, MissingData.__name__):
         return message
     if f"[Errno {errno.ENOSPC}]" in message:
         return f"{FULL}; free some space or give another OUTPUT= folder, and type the same command again."

@@ -102,7 +102,17 @@ def record(this: Study, job: Job, identity: dict, *, before: Mapping[str, int], 
     _write_json(this.state(job.name), {"finished": finished, "fingerprint": identity, "products": made})
 
 
-def finished(this: Study, job: Job) -> str:
+def record_missing(this: Study, job: Job, needs: str) -> str:
+    """Note publicly what a notebook that was not run needs, unless an earlier run left results; returns that."""
+    needs = needs.removeprefix("This ")
+    ledger = this.results / LEDGER
+    known = read_json(ledger)
+    if "code" not in known.get(job.name, {}):
+        _write_json(ledger, known | {job.name: {"needs": needs}})
+    return needs
+
+
+def last_run(this: Study, job: Job) -> str:
     """When the notebook last ran here."""
     return read_json(this.state(job.name)).get("finished", "never")
 

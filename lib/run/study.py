@@ -15,6 +15,7 @@ _PACKAGED_DATA = {
     "nhanes": ("NHANES", "a packaged table"),
     "datasets": ("DATASETS", "packaged digits"),
 }
+_PHOTOGRAPHS = "This needs ImageNet photographs of your own: IMAGENET=/folder/with/them."
 _NO_PHOTOGRAPHS = (
     "Profile {profile} needs your own ImageNet photographs: type make reproduce PROFILE={profile} "
     "IMAGENET=/folder/with/them, or use PROFILE=laptop, whose photographs are packaged."
@@ -52,7 +53,8 @@ class Study:
     def products(self) -> dict[str, Path]:
         """Result and figure files of this profile, by their path below `output`."""
         folders = (self.results, self.output / "figures" / self.profile)
-        files = [path for folder in folders for path in sorted(folder.glob("[!.]*")) if path.is_file()]
+        found = [path for folder in folders for path in sorted(folder.glob("[!.]*"))]
+        files = [path for path in found if path.is_file() or path.suffix == ".parquet"]  # the parts of a large table
         return {p.relative_to(self.output).as_posix(): p for p in files if p.name != "provenance.json"}
 
     def private(self) -> dict[str, str]:
@@ -71,6 +73,7 @@ class Job:
     path: Path
     values: dict  # of all its parameters
     given: dict  # those that differ from its own defaults
+    needs: str = ""  # what was not given and it cannot run without
 
 
 def study(
@@ -125,8 +128,6 @@ def jobs_of(this: Study, only: str = "") -> list[Job]:
 
 def _job(this: Study, path: Path) -> Job:
     known = declared(path)
-    if this.profile in OWN_IMAGES and this.images == "packaged" and "images" in known:
-        raise InputError(f"{_NO_PHOTOGRAPHS.format(profile=this.profile)[:-1]}; ONLY= can leave {path.stem} out.")
     where = f"params/{this.profile}/{path.stem}.yaml"
     output = "." if this.output == this.root else str(this.output)  # notebooks run in the root
     chosen = {"profile": this.profile, "output": output} | {name: getattr(this, name) for name in DATA}
@@ -136,4 +137,5 @@ def _job(this: Study, path: Path) -> Job:
             raise InputError(f"{where} sets {name}, which the command line decides; remove that line.")
     given = overrides | {name: value for name, value in chosen.items() if name in known}
     values = resolve(known, given, where=where)
-    return Job(path.stem, path, values, {name: values[name] for name in given})
+    blind = this.profile in OWN_IMAGES and this.images == "packaged" and "images" in known
+    return Job(path.stem, path, values, {name: values[name] for name in given}, needs=_PHOTOGRAPHS if blind else "")

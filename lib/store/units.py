@@ -93,7 +93,7 @@ def finished(
 
 def _paths(units: Mapping[str, object], compute: Callable, cache: Path) -> dict[str, Path]:
     sources: dict[str, str] = {}
-    shared = digest([compute, workers.environment()], sources)
+    shared = digest([compute, workers.unit_environment()], sources)
     function = inspect.unwrap(compute.func if isinstance(compute, partial) else compute)
     folder = cache / f"{function.__module__.rpartition('.')[2]}.{function.__qualname__}"
     names = {name: f"{quote(name, safe='')[:150]}-{digest([shared, args], sources)}" for name, args in units.items()}

@@ -51,7 +51,7 @@ def cluster():
     return _connected(address) if address else None
 
 
-def environment() -> dict[str, object]:
+def unit_environment() -> dict[str, object]:
     """`provenance.environment` of the process that computes: a worker's where there is a cluster.
 
     Raises InputError for workers that lack the project or have other versions than this process.

@@ -333,3 +333,17 @@ def test_objectives_by_hand():
 def test_mistakes_are_named(call, said, network, images):
     with pytest.raises(InputError, match=said):
         call(network, images, TARGETS)
+
+
+def test_an_image_that_is_done_with_a_guided_step_waits_for_the_others_of_its_batch():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(6, 3, 8, 8, generator=generator)
+    x[0, :, :4] = 0  # as the reference there
+    weights = torch.randn(192, 3, generator=generator) / 5
+
+    def gig(images):
+        network = lambda z: (z.flatten(1) @ weights).tanh()  # noqa: E731
+        return attribute(network, images, 0, path=Guided(6), rules={"gig": Riemann()}, objective="logit")["gig"]
+
+    alone = torch.cat([gig(image[None]) for image in x])
+    torch.testing.assert_close(gig(x), alone, rtol=1e-5, atol=1e-6)

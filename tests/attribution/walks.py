@@ -4,6 +4,7 @@ import torch
 
 from lib.attribution import (
     IDGI,
+    Adaptive,
     Adversarial,
     Blur,
     Guided,
@@ -15,6 +16,7 @@ from lib.attribution import (
     SquaredGradient,
     SquaredMeanGradient,
     Straight,
+    TrapezoidError,
     Weighted,
 )
 from lib.attribution.adversarial import other_classes
@@ -34,6 +36,8 @@ def paths(x, classes: int = 5) -> dict:
         "colour": Straight(2, reference=[0.5] * x.shape[1], grid="gauss"),
         "midpoint": Straight(2, reference="blurred", grid="midpoint"),
         "released": Straight(3, reference=0.5, released=True),
+        "adaptive": Adaptive(6, first=2, by="value", reference="white"),
+        "until_done": Adaptive(8, first=2, tolerance=0.2),
         "blur": Blur(2, sigma_max=2),
         "blur_released": Blur(2, sigma_max=2, released=True),
         "guided": Guided(3, scale=torch.full((x.shape[1], 1, 1), 0.5)),
@@ -58,6 +62,7 @@ def rules(path) -> dict:
     found |= {"squares": Recalibrated(square=True), "plain": lambda node, following: node.grad * node.dx}
     if "trapezoid" in path.rules:
         found |= {"idgi": IDGI(scale=torch.tensor(2.0)), "right": IDGI("right"), "g2": SquaredGradient()}
+        found |= {"error": TrapezoidError()}
     if not isinstance(path, Adversarial):
         found |= {"travelled": Recalibrated(delta="travelled", norm="negatives")}
     return found

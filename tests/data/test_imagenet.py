@@ -8,6 +8,7 @@ from PIL import Image, ImageFile
 from torchvision import datasets
 
 from lib import ROOT, InputError
+from lib.data.image_files import rgb
 from lib.data.imagenet import Photograph, class_name, load_image, photographs, wnid
 from lib.store.files import package_folder
 
@@ -165,7 +166,6 @@ def test_stems_that_repeat_across_classes_get_their_wnid(write, tmp_path):
     write(f"val/{TENCH}/ILSVRC2012_val_00000007.JPEG"), write(f"val/{MASTIFF}/{MASTIFF}_1.JPEG")
     for junk in (".DS_Store", "._art_0.jpg", "Thumbs.db"):
         (tmp_path / "val" / TENCH / junk).write_bytes(b"x")
-    (tmp_path / "val" / TENCH / "folder.jpg").mkdir()
     (tmp_path / "val" / TENCH / "linked.jpg").symlink_to(tmp_path / "val" / MASTIFF / "art_1.jpg")
     assert [photo.id for photo in photographs(str(tmp_path))] == [
         "ILSVRC2012_val_00000007",
@@ -239,21 +239,8 @@ def test_truncated_image_is_refused_even_where_pil_was_told_to_accept_it(tmp_pat
     noise.save(stream, kind.split()[-1], progressive="progressive" in kind)
     file = tmp_path / "cut.JPEG"
     file.write_bytes(stream.getvalue()[: stream.tell() // 2])
-    with pytest.raises(InputError, match=r"cut.JPEG is not a readable image"):
+    with pytest.raises(InputError, match=r"cut.JPEG cannot be used: it cannot be decoded"):
         load_image(Photograph(file, 0, "cut"))
-
-
-@pytest.mark.parametrize("content", [b"", b"<html>404</html>"])
-def test_not_an_image(tmp_path, content):
-    file = tmp_path / "page.JPEG"
-    file.write_bytes(content)
-    with pytest.raises(InputError, match=r"page.JPEG is not a readable image"):
-        load_image(Photograph(file, 0, "page"))
-
-
-def test_vanished_image(tmp_path):
-    with pytest.raises(InputError, match=r"gone.JPEG is not a readable image .*No such file"):
-        load_image(Photograph(tmp_path / "gone.JPEG", 0, "gone"))
 
 
 def made(mode: str, size=(4, 3)) -> Image.Image:
@@ -274,10 +261,10 @@ def test_modes_keep_their_grey(tmp_path, mode, name):
 
 
 def test_sixteen_bits_are_scaled_evenly(tmp_path):
-    ramp = np.linspace(0, 65535, 256).round().astype(np.uint16)[None]
+    ramp = np.linspace(0, 65535, 256).round().astype(np.uint16).reshape(16, 16)
     Image.fromarray(ramp).save(tmp_path / "deep.png")
     found = np.asarray(load_image(Photograph(tmp_path / "deep.png", 0, "deep")))
-    assert (found == np.arange(256)[None, :, None]).all()
+    assert (found == np.arange(256).reshape(16, 16, 1)).all()
 
 
 def test_one_bit_is_black_and_white(tmp_path):
@@ -313,7 +300,7 @@ def test_an_orientation_is_left_to_the_user_as_in_torchvision(tmp_path):
 def test_animations_are_refused_by_file(tmp_path, kind):
     frames = [Image.new("RGB", (4, 4), (shade, 0, 0)) for shade in (0, 100, 200)]
     frames[0].save(tmp_path / "a.png", kind, save_all=True, append_images=frames[1:])
-    with pytest.raises(InputError, match=r"a\.png: the image is an animation of 3 frames"):
+    with pytest.raises(InputError, match=r"a\.png cannot be used: the image is an animation"):
         load_image(Photograph(tmp_path / "a.png", 0, "a"))
 
 
@@ -324,14 +311,6 @@ def test_of_a_cameras_several_pictures_the_first_is_read(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["I", "F"])
-def test_levels_of_an_unknown_range_are_refused(tmp_path, mode):
-    Image.new(mode, (4, 4)).save(tmp_path / "a.png", "TIFF")
-    with pytest.raises(InputError, match=rf"a\.png: .*32 bits \(mode {mode}\)"):
-        load_image(Photograph(tmp_path / "a.png", 0, "a"))
-
-
-def test_a_decompression_bomb_is_refused_by_file(tmp_path, monkeypatch):
-    Image.new("1", (100, 100)).save(tmp_path / "a.png")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4000)
-    with pytest.raises(InputError, match=r"a\.png is not a readable image .*decompression bomb"):
-        load_image(Photograph(tmp_path / "a.png", 0, "a"))
+def test_levels_of_an_unknown_range_are_refused(mode):
+    with pytest.raises(InputError, match=rf"32 bits \(mode {mode}\)"):
+        rgb(Image.new(mode, (4, 4)))

@@ -149,7 +149,7 @@ def test_another_checkpoint_is_refused(tmp_path, change, match):
 
 
 def test_a_missing_or_unsafe_checkpoint_is_refused(tmp_path):
-    with pytest.raises(InputError, match="holds no PGD-trained ResNet-50"):
+    with pytest.raises(InputError, match="needs a PGD-trained ResNet-50"):
         robust_resnet50(str(tmp_path))
     torch.save({"model": Network}, tmp_path / "resnet50_pgd.pt")
     with pytest.raises(InputError, match="holds Python objects beside tensors"):

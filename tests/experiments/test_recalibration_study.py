@@ -157,9 +157,9 @@ def test_units_cover_every_image_once(tmp_path):
         subjects.subject_units("mnist_cnn", group=0, **asked)
 
 
-def test_photographs_know_their_place_in_the_pool():
+def test_photographs_know_their_place_in_the_pool(tmp_path):
     load = partial(subjects.subject_units, "efficientnet_lite0", images="packaged", limit=2, digits_limit=0, group=2)
-    (part,) = load(pool=20, cache=None).values()
+    (part,) = load(pool=20, cache=tmp_path).values()
     of = part()
     for image, place in zip(of.x, of.own, strict=True):
         assert torch.equal(of.pool[place], image)

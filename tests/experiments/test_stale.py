@@ -187,7 +187,9 @@ def test_trained_networks_depend_on_settings_code_versions_device_and_data(tmp_p
     real = provenance._version
     monkeypatch.setattr(provenance, "_version", lambda name: "9.9" if name == "scipy" else real(name))
     train()
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 99)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(robust, "best_device", lambda: torch.device("cpu"))  # there is none to train on
+    monkeypatch.setattr(fit, "best_device", lambda: torch.device("cpu"))
     train()
     train(changed=False)
 

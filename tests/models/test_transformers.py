@@ -9,10 +9,13 @@ import torchvision
 from torch import nn
 
 from lib import InputError
+from lib.attribution import IDGI, Riemann, Straight, attribute
 from lib.attribution.propagation import lrp
+from lib.data.imagenet import load_image, photographs
 from lib.models.fold import prepare
 from lib.models.homogeneity import homogeneity_of, remove_biases
 from lib.models.softplus import softplus_twin
+from lib.models.zoo import NETWORKS, load_network
 
 SWIN = {"img_size": 56, "depths": (1, 1), "num_heads": (2, 2), "embed_dim": 16}
 BUILT = {
@@ -50,6 +53,44 @@ def test_what_cannot_be_done_is_said(network):
             change(model)
     with pytest.raises(InputError, match="DeepLIFT and LRP are defined here for"):
         lrp(model, x, 0)
+
+
+SMALL = {  # of the published sizes are image, patch and window alone
+    "vit_b_16": lambda: torchvision.models.VisionTransformer(224, 16, 1, 2, 16, 32),
+    "swin_b": lambda: torchvision.models.SwinTransformer([4, 4], 16, [1, 1, 1, 1], [1, 1, 2, 2], [7, 7]),
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_the_zoos_transformers_are_read_from_their_published_files_and_explained(name, tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    monkeypatch.setattr(torchvision.models, "get_model", lambda builder, **_: SMALL[builder]())
+    model = SMALL[name]()
+    for weight in model.parameters():  # the ViT's head starts at zero
+        nn.init.normal_(weight, std=0.1)
+    torch.save(model.state_dict(), tmp_path / NETWORKS[name].weights.rpartition("/")[2])
+    asked = {"weights": str(tmp_path), "device": torch.device("cpu")}
+    network, plain = load_network(name, **asked), load_network(name, **asked, prepared=False)
+    assert network.family == "transformer"
+    x = network.tensor(load_image(photographs(limit=1)[0]))[None]
+    mean, std = (torch.tensor(each).view(3, 1, 1) for each in (network.mean, network.std))
+    torch.testing.assert_close(plain.model(x), model.eval()((x - mean) / std))
+    torch.testing.assert_close(network.model(x), plain.model(x).detach())
+    target = network.model(x).argmax(1)
+    rules = {"ig": Riemann("trapezoid"), "idgi": IDGI()}
+    found = attribute(network.model, x, target, path=Straight(8), rules=rules)
+    assert all(found[rule].isfinite().all() and found[rule].abs().max() > 0 for rule in rules)
+    assert found.completeness_error("idgi").abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_the_zoos_transformers_are_the_published_ones(name):
+    """Their weights' own number of parameters, by a network without memory."""
+    with torch.device("meta"):
+        model = torchvision.models.get_model(NETWORKS[name].builder)
+    weights = torchvision.models.get_model_weights(name).IMAGENET1K_V1
+    assert sum(each.numel() for each in model.parameters()) == weights.meta["num_params"]
+    assert weights.url == NETWORKS[name].weights
 
 
 class Answer(nn.Module):

@@ -79,8 +79,9 @@ def test_the_other_networks():
     assert (xception.size, xception.resize, xception.statistics) == (299, 342, ((0.5,) * 3, (0.5,) * 3))
     assert xception.weights == timm.get_pretrained_cfg("legacy_xception").url
     assert {name for name in NETWORKS if NETWORKS[name].family == "residual"} == {
-        f"resnet{depth}{version}" for depth in (50, 101, 152) for version in ("", "_v1")
+        *("resnet34", *(f"resnet{depth}{version}" for depth in (50, 101, 152) for version in ("", "_v1")))
     }
+    assert {name for name in NETWORKS if NETWORKS[name].family == "transformer"} == {"vit_b_16", "swin_b"}
 
 
 # Images
@@ -169,6 +170,7 @@ def test_lite_prepared_equals_unprepared(lite):
 @pytest.mark.parametrize(
     "build, side, before, left",
     [
+        (torchvision.models.resnet34, 32, 36, 0),
         (torchvision.models.resnet50, 32, 53, 0),
         (torchvision.models.mobilenet_v2, 32, 52, 0),
         # the stem's and every dense layer's second fold; 58 pre-activations, 3 transitions and the last stay
@@ -176,7 +178,7 @@ def test_lite_prepared_equals_unprepared(lite):
         (lambda: torchvision.models.inception_v3(aux_logits=False, init_weights=False), 75, 94, 0),
         (lambda: timm.create_model("legacy_xception"), 32, 40, 0),
     ],
-    ids=["resnet50", "mobilenet_v2", "densenet121", "inception_v3", "xception"],
+    ids=["resnet34", "resnet50", "mobilenet_v2", "densenet121", "inception_v3", "xception"],
 )
 def test_folding_leaves_values_and_gradients(build, side, before, left):
     torch.manual_seed(0)
@@ -291,7 +293,7 @@ def test_prepare_leaves_the_given_module_alone():
 # Weights
 
 
-@pytest.mark.parametrize("name", ["mobilenet_v2", "densenet121", "inception_v3"])
+@pytest.mark.parametrize("name", ["mobilenet_v2", "densenet121", "inception_v3", "resnet34"])
 def test_published_file_gives_torchvisions_network(name, tmp_path, monkeypatch):
     recipe = NETWORKS[name]
     (weights,) = (entry for entry in get_model_weights(recipe.builder) if entry.url == recipe.weights)

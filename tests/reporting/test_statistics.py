@@ -8,8 +8,8 @@ import pytest
 from scipy import stats
 
 from lib import InputError
+from lib.reporting.bands import band
 from lib.reporting.statistics import (
-    band,
     bootstrap,
     change,
     contrasts,
@@ -46,6 +46,26 @@ SCORES = table(
         for model in ("lite0", "resnet50")
     ]
 )
+
+
+@pytest.mark.parametrize("n", [2, 3, 12, 50])
+@pytest.mark.parametrize("kind", ["normal", "skewed", "binary", "constant", "all but one zero", "far from zero"])
+def test_the_interval_of_a_mean_is_scipys(n, kind):
+    """Which knows nothing of how a mean changes when one image is left out."""
+    generator = np.random.default_rng(n)
+    values = {
+        "normal": generator.normal(size=n),
+        "skewed": generator.exponential(size=n),
+        "binary": (generator.random(n) < 0.5).astype(float),
+        "constant": np.ones(n),
+        "all but one zero": np.eye(n)[0],
+        "far from zero": 1e6 + generator.normal(size=n),
+    }[kind]
+    clusters = generator.integers(0, max(2, n // 2), n)  # images with one, two or more rows
+    _, index = np.unique(clusters, return_inverse=True)
+    sums, sizes = np.bincount(index, values), np.bincount(index)
+    theirs = bootstrap(lambda units: sums[units].sum(-1) / sizes[units].sum(-1), len(sums), resamples=499)
+    assert interval(values, clusters=clusters, resamples=499) == pytest.approx(theirs, rel=1e-12, nan_ok=True)
 
 
 def test_constants_have_a_point_interval():

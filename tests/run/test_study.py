@@ -12,7 +12,7 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 import pytest
-from tiny_project import reason, refusal, write_notebook, write_yaml
+from tiny_project import PARAMETERS, TABLE, reason, refusal, write_notebook, write_yaml
 
 from lib import ROOT
 from lib.run.commands import claim, main, plan, reproduce, verify
@@ -115,7 +115,7 @@ def test_own_photographs_are_part_of_the_identity_and_their_folder_is_not_publis
     assert str(root) not in this.copy("first").read_text() + json.dumps(ledger)
 
 
-def test_plan_names_what_would_run_and_the_committed_seconds(root, capsys):
+def test_plan_names_what_would_run_with_the_committed_seconds_of_what_has_no_units(root, capsys):
     ledger = root / "results" / "laptop" / "provenance.json"
     ledger.parent.mkdir(parents=True)
     ledger.write_text(json.dumps({"first": {"seconds": 754.2}}))
@@ -123,11 +123,12 @@ def test_plan_names_what_would_run_and_the_committed_seconds(root, capsys):
     assert plan(study("laptop", root=root)) == 0
     lines = capsys.readouterr().out.splitlines()
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("|")][2:]
-    assert rows == [
-        ["first", "yes", "12:34", "never run here"],
-        ["second", "yes", "unknown", "never run here"],
+    assert [row[:5] + row[7:] for row in rows] == [
+        ["first", "yes", "0", "0.00", "12:34", "never run here"],
+        ["second", "yes", "0", "0.00", "0:20", "never run here"],
+        ["all", "", "0", "0.00", "12:54", ""],
     ]
-    assert lines[-1] == "Profile laptop: 12:34 on the machine of the committed record."
+    assert lines[-1].startswith("Profile laptop, on 1 workers of this machine; measured in 0:0")
     assert not (root / ".cache").exists()
 
 
@@ -172,11 +173,60 @@ def test_an_own_table_is_enough_for_notebooks_without_photographs(root):
     changed = {part for part, names in fingerprint(this, job).items() if names != before[part]}
     assert changed == {"data"}
     assert this.private()[str(root / "nhanes")] == "nhanes"
-    write_notebook(root, "first", "print(images)", parameters='profile: str = "lab"\nimages: str = "packaged"')
-    sentence = refusal(root, profile="imagenet", nhanes=str(root / "nhanes"))
-    assert "IMAGENET=/folder/with/them" in sentence
-    assert "ONLY= can leave first out" in sentence
-    assert sentence.count(". ") == 0
+
+
+CLAIM = """C1:
+  paper: idgi
+  statement: One is two.
+  source: ours
+  notebook: first
+  test: {kind: bound, where: {metric: m}, statistic: max, at_most: 3}
+"""
+ABOUT_PHOTOGRAPHS = 'profile: str = "lab"\noutput: str = "."\nimages: str = "packaged"'
+NEEDING_WEIGHTS = "from lib import MissingData\nraise MissingData('This needs the weights of \"a\": WEIGHTS=<folder>.')"
+
+
+@pytest.mark.parametrize(
+    ("cell", "parameters", "needs"),
+    [
+        ("print(images)", ABOUT_PHOTOGRAPHS, "needs ImageNet photographs of your own: IMAGENET=/folder/with/them."),
+        (NEEDING_WEIGHTS, PARAMETERS, 'needs the weights of "a": WEIGHTS=<folder>.'),
+    ],
+    ids=["photographs", "weights"],
+)
+def test_what_a_notebook_lacks_is_one_line_and_a_verdict(root, capsys, cell, parameters, needs):
+    (root / "params").mkdir()
+    (root / "params" / "claims.yaml").write_text(CLAIM)
+    write_notebook(root, "first", cell, parameters=parameters)
+    write_notebook(root, "second", "print(1)")
+    asked = [
+        "reproduce",
+        "--profile",
+        "imagenet",
+        "--nhanes",
+        str(root),
+        "--output",
+        str(root / "out"),
+        "--workers",
+        "1",
+    ]
+    assert main(["plan", *asked[1:]], root=root) == 0
+    for _ in range(2):  # it is asked for again as long as it is missing
+        assert main(asked, root=root) == 0
+        said = capsys.readouterr().out
+        assert f"[1/2] first: not run: {needs}\n" in said
+    assert "[2/2] second: unchanged" in said
+    results = root / "out" / "results" / "imagenet"
+    assert [path.name for path in (results / "notebooks").iterdir()] == ["second.ipynb"]
+    (row,) = pd.read_csv(results / "claims.csv").to_dict("records")
+    assert (row["verdict"], row["note"]) == ("not run", needs)
+    assert f"<li>C1 (any): {needs[:12]}" in (results / "report.html").read_text()
+    write_notebook(root, "first", TABLE.format(name="first", value=2.0))  # as if it had been given
+    assert main(asked, root=root) == 0
+    assert "needs" not in read_json(results / "provenance.json")["first"]
+    write_notebook(root, "first", cell, parameters=parameters)  # and taken away: the record of what is there stays
+    assert main(asked, root=root) == 0
+    assert "needs" not in read_json(results / "provenance.json")["first"]
 
 
 def test_own_image_sets_are_enough_for_notebooks_without_photographs(root):

@@ -46,6 +46,19 @@ def test_curves_are_compared_point_by_point(tmp_path):
     assert said["far"]["nb_curves.parquet"].startswith("DIFFERS: 1 of 6 numbers")
 
 
+def test_a_table_in_parts_says_what_one_file_says(tmp_path):
+    old, new = tmp_path / "old", tmp_path / "new"
+    (new / "nb.parquet").mkdir(parents=True)
+    old.mkdir()
+    TABLE_A.to_parquet(old / "nb.parquet", index=False)
+    for number, part in enumerate((TABLE_A[:2], TABLE_A[2:])):
+        part.to_parquet(new / "nb.parquet" / f"part-{number:05}.parquet", index=False)
+    for folders in ((old, new), (new, old), (new, new)):
+        assert compare_folders(*folders, partial=False) == {"nb.parquet": "3 rows equal"}
+    TABLE_A[2:].assign(steps=32).to_parquet(new / "nb.parquet" / "part-00001.parquet", index=False)
+    assert compare_folders(old, new, partial=False)["nb.parquet"].startswith("DIFFERS: 1 rows only committed")
+
+
 @pytest.mark.parametrize("size", [1e-9, 1e-3, 1.0, 1e6])
 @pytest.mark.parametrize(
     ("change", "agrees"),

@@ -78,6 +78,12 @@ def test_a_file_that_cannot_be_read_is_one_sentence(tmp_path):
             read_text(path)
 
 
+# Nine lines of references, each to nine of the line before.
+MANY = "a0: &a0 {{x: 1}}\n" + "".join(
+    f"a{n}{{0}} &a{n} {{1}}{', '.join([f'*a{n - 1}'] * 9)}{{2}}\n" for n in range(1, 10)
+)
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -86,8 +92,16 @@ def test_a_file_that_cannot_be_read_is_one_sentence(tmp_path):
         ("a:\n\t- 1", r"indent with blanks instead of tabs\.$"),
         ("a: [1", r"not valid YAML \(line 1\)"),
         ("<<<<<<< HEAD\na: 1\n=======\na: 2\n>>>>>>> b\n", r"not valid YAML \(line \d\)"),
-        ("a: !!python/object/apply:os.getcwd []", "could not determine a constructor"),
+        ("a: !!python/object/apply:os.getcwd []", "python/object/apply:os.getcwd is a type; give values alone"),
         ("a: \x07", "special characters are not allowed"),
+        ("a: 2026-13-45", r"\(line 1\): '2026-13-45' has no value \(month must be in 1\.\.12\)"),
+        ("a: " + "1" * 5000, "'1111.*' has no value"),
+        *((f"a: 1\nb: !!{kind}", r"\(line 2\): .*is a type") for kind in ("float x", "map 3", "set [a]", "bool x")),
+        ("a: &b [1]\nc: &d {<<: *d}", r"\(line 2\): more than 100,000 values, references included"),
+        ("a: &b [*b]", "more than 100,000 values, references included"),
+        (MANY.format(":", "[", "]"), r"\(line 6\): more than 100,000 values, references included"),
+        (MANY.format(":", "{<<: [", "]}"), r"\(line \d\): more than 100,000 values, references included"),
+        ("a: " + "[" * 5000, "brackets in brackets"),
     ],
 )
 def test_broken_yaml_is_one_sentence(tmp_path, text, said):
@@ -185,3 +199,9 @@ def test_a_folder_is_held_by_one_process_and_a_dead_one_holds_nothing(tmp_path):
         holder.stdout.close()
     with locked(tmp_path / ".cache" / "lock"):
         pass
+
+
+def test_references_are_what_they_refer_to(tmp_path):
+    (tmp_path / "p.yaml").write_text("a: &a {b: 1, c: 2}\nd: *a\ne: &e {<<: *a, c: 3}\nf: {<<: *e}\n")
+    merged = {"b": 1, "c": 3}
+    assert read_yaml(tmp_path / "p.yaml") == {"a": {"b": 1, "c": 2}, "d": {"b": 1, "c": 2}, "e": merged, "f": merged}

@@ -210,7 +210,7 @@ def test_a_digit_network_is_ready_for_attribution_and_trained_once(tmp_path, few
     assert (network.name, network.family, network.size, network.resize) == ("mnist_cnn", "small-cnn", 28, 28)
     assert (network.mean, network.std) == ((0.1307,), (0.3081,))
     assert not network.model.training and not any(p.requires_grad for p in network.model.parameters())
-    (file,) = tmp_path.iterdir()
+    (file,) = tmp_path.glob("*.pt")
     assert file.name.startswith("mnist_cnn-") and file.suffix == ".pt"
 
     expected = fit(digit_cnn(), few_digits.x, few_digits.y, epochs=3, seed=0, batch=32, learning_rate=2e-3)

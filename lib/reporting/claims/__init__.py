@@ -10,17 +10,18 @@ result is seen. A verdict is one of
 """
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-import yaml
 
 from lib import ROOT, InputError, nearest
 from lib.reporting.claims import evidence, verdicts
 from lib.reporting.claims.verdicts import Finding
+from lib.reporting.stored import StoredScores, cells_of
 from lib.store.digest import digest
-from lib.store.files import read_text
+from lib.store.files import read_yaml
 
 _known: dict[str, pd.DataFrame] = {}  # verdicts on a notebook's claims, by the digest of its table
 
@@ -45,6 +46,8 @@ PAPERS = {
     "xdnn": "Hesse et al., NeurIPS 2021",
     "lens": "Kamath et al., AAAI 2024",
 }
+PROTOCOLS = ("corrected", "released")
+FIELDS = {"statement": str, "notebook": str, "published": str, "protocols": list, "test": dict}
 SOURCES = ("abstract", "summary", "common", "code", "derived", "ours")
 KINDS = {  # kind: keys it must have, keys it may have
     "order": ({"a", "b", "direction", "every"}, {"where", "change"}),
@@ -84,11 +87,10 @@ def load_registry(path: Path = ROOT / "params" / "claims.yaml") -> list[Claim]:
 
     Raises InputError, naming the claim, for an unknown or missing key, kind, paper, source or value.
     """
-    text = read_text(path)
-    names = [name.value for name, _ in yaml.compose(text).value]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise InputError(f"The registry has {', '.join(twice)} twice; give each claim its own name.")
-    claims = [_claim(name, entry) for name, entry in yaml.safe_load(text).items()]
+    found = read_yaml(path)
+    if not found or not isinstance(found, dict):
+        raise InputError(f"{path} holds no claims; give each as its name, and its fields below it.")
+    claims = [_claim(name, entry) for name, entry in found.items()]
     known = {claim.id: claim for claim in claims}
     for claim in claims:
         for other in claim.test.get("claims", ()):
@@ -100,11 +102,17 @@ def load_registry(path: Path = ROOT / "params" / "claims.yaml") -> list[Claim]:
 
 def _claim(name: str, entry: dict) -> Claim:
     who = f"claim {name}"
+    if not isinstance(name, str) or not isinstance(entry, dict):
+        raise InputError(f"{who} must be a name with its fields below it; see the header of params/claims.yaml.")
     _keys(who, entry, {"paper", "statement", "source", "notebook", "test"}, {"published", "protocols"})
+    for key, kind in FIELDS.items():
+        _typed(f"{who}: {key}", entry.get(key, kind()), kind)
     _among(f"{who}: paper", entry["paper"], PAPERS)
     _among(f"{who}: source", entry["source"], SOURCES)
     _among(f"{who}: kind", entry["test"].get("kind"), KINDS)
     _check_test(who, entry["test"])
+    for protocol in entry.get("protocols", ()):
+        _among(f"{who}: protocol", protocol, PROTOCOLS)
     return Claim(name, **{**entry, "protocols": tuple(entry.get("protocols", ()))})
 
 
@@ -116,8 +124,14 @@ def _keys(who: str, given: dict, required: set, optional: set) -> None:
 
 
 def _among(what: str, given, allowed) -> None:
-    if given not in allowed:
+    if given not in list(allowed):  # of a list, which has no hash, a dictionary cannot say so
         raise InputError(f"{what} {given!r} is unknown; {nearest(given, allowed)}")
+
+
+def _typed(what: str, given, kind) -> None:
+    number = not isinstance(given, float) or math.isfinite(given)
+    if not isinstance(given, kind) or (isinstance(given, bool) and kind is not bool) or not number:
+        raise InputError(f"{what} {given!r} has the wrong type; see the header of params/claims.yaml.")
 
 
 def _check_test(who: str, test: dict) -> None:
@@ -127,8 +141,8 @@ def _check_test(who: str, test: dict) -> None:
         allowed = VALUES[key]
         if isinstance(allowed, tuple):
             _among(f"{who}: {key}", test[key], allowed)
-        elif not isinstance(test[key], allowed) or (isinstance(test[key], bool) and allowed is not bool):
-            raise InputError(f"{who}: {key} {test[key]!r} has the wrong type; see the header of params/claims.yaml.")
+        else:
+            _typed(f"{who}: {key}", test[key], allowed)
     if test["kind"] == "bound" and ("at_most" in test) == ("at_least" in test):
         raise InputError(f"{who}: a bound needs either at_most or at_least.")
 
@@ -149,17 +163,18 @@ def judge(results: Path, *, registry: list[Claim] | None = None) -> pd.DataFrame
         packaged = settings.get("images") == "packaged" or settings.get("nhanes") == ""
         own = settings.get("setting") == "paper" and not packaged
         setting = "paper" if own else "analogue"
-        rows.append(_judged(name, results, registry, setting))
+        needs = provenance.get(name, {}).get("needs", "")
+        rows.append(_judged(name, results, registry, setting, needs))
     order = {claim.id: position for position, claim in enumerate(registry)}
     return pd.concat(rows).sort_values("claim", key=lambda ids: ids.map(order), kind="stable", ignore_index=True)
 
 
-def _judged(name: str, results: Path, registry: list[Claim], setting: str) -> pd.DataFrame:
+def _judged(name: str, results: Path, registry: list[Claim], setting: str, needs: str) -> pd.DataFrame:
     """`check` of the table at hand, remembered: the page is rewritten after every notebook, and most tables stay."""
     files = [file for suffix in ("csv", "parquet") if (file := Path(results) / f"{name}.{suffix}").exists()]
-    key = digest([name, files, registry, setting])
+    key = digest([name, files, registry, setting, needs])
     if key not in _known:
-        _known[key] = check(name, read_table(results, name), registry=registry, setting=setting)
+        _known[key] = check(name, read_table(results, name), registry=registry, setting=setting, needs=needs)
     return _known[key]
 
 
@@ -169,35 +184,37 @@ def read_provenance(results: Path) -> dict:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
-def read_table(results: Path, notebook: str) -> pd.DataFrame | None:
+def read_table(results: Path, notebook: str) -> pd.DataFrame | StoredScores | None:
     """The table of scores a notebook left in results/<profile>, or None where it has not run."""
     table, packed = (Path(results) / f"{notebook}.{suffix}" for suffix in ("csv", "parquet"))
     if packed.exists():
-        return pd.read_parquet(packed)
+        return StoredScores(packed)
     return pd.read_csv(table) if table.exists() else None
 
 
 def check(
     notebook: str,
-    scores: pd.DataFrame | None,
+    scores: pd.DataFrame | StoredScores | None,
     *,
     registry: list[Claim] | None = None,
     setting: str = "analogue",
+    needs: str = "",
     seed: int = 0,
 ) -> pd.DataFrame:
     """Verdicts on the claims of one notebook, from its own table: what `judge` will say of them.
 
     scores: the tidy table, judged once per value of its column `mode` (a table without one is `corrected`)
     setting: "paper" where data and models are the paper's own, which allows `reproduced` and `contradicted`
+    needs: what the notebook that has no table lacked, for the note
     returns: one row per claim and protocol, with the columns COLUMNS
     """
     _among("setting", setting, ("analogue", "paper"))
     registry = load_registry() if registry is None else registry
     claims = [claim for claim in registry if claim.notebook == notebook]
     if scores is None:
-        missing = Finding("not run", f"{notebook} has not been run: make reproduce ONLY={notebook}")
+        missing = Finding("not run", needs or f"{notebook} has not been run: make reproduce ONLY={notebook}")
         return pd.DataFrame([_row(claim, "any", missing, setting) for claim in claims], columns=COLUMNS)
-    protocols = sorted(scores["mode"].unique()) if "mode" in scores else ["corrected"]
+    protocols = sorted(cells_of(scores)["mode"].unique()) if "mode" in scores.columns else ["corrected"]
     compared = {claim.id: claim.test for claim in claims if "a" in claim.test}
     papers = {claim.id: claim.paper for claim in claims}
     found = {protocol: evidence.gather(compared, papers, scores, protocol, seed=seed) for protocol in protocols}

@@ -4,7 +4,8 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from lib.reporting.statistics import RESAMPLES, change, holm, needed_n, paired, select, sign_flip
+from lib.reporting.statistics import RESAMPLES, change, holm, needed_n, paired, sign_flip
+from lib.reporting.stored import StoredScores, cells_of, portions, select
 
 ALPHA = 0.05
 
@@ -27,7 +28,12 @@ class Evidence(NamedTuple):
 
 
 def gather(
-    tests: dict[str, dict], papers: dict[str, str], scores: pd.DataFrame, protocol: str, *, seed: int = 0
+    tests: dict[str, dict],
+    papers: dict[str, str],
+    scores: pd.DataFrame | StoredScores,
+    protocol: str,
+    *,
+    seed: int = 0,
 ) -> dict[str, Evidence]:
     """The evidence for every claim of a notebook that compares two sides.
 
@@ -45,22 +51,23 @@ def gather(
     return found
 
 
-def conditions(test: dict, scores: pd.DataFrame, protocol: str) -> dict:
+def conditions(test: dict, scores: pd.DataFrame | StoredScores, protocol: str) -> dict:
     """What both sides of a test select: the protocol, if the table has a column `mode`, and its `where`."""
-    return {**({"mode": protocol} if "mode" in scores else {}), **test.get("where", {})}
+    return {**({"mode": protocol} if "mode" in scores.columns else {}), **test.get("where", {})}
 
 
-def lacking_for(scores: pd.DataFrame, where: dict) -> list[str]:
+def lacking_for(scores: pd.DataFrame | StoredScores, where: dict) -> list[str]:
     """Empty when some row satisfies a selection; else the parts no row satisfies, or the whole of it."""
-    if not select(scores, where).empty:
+    cells = cells_of(scores)
+    if not select(cells, where).empty:
         return []
-    absent = [{column: wanted} for column, wanted in where.items() if select(scores, {column: wanted}).empty]
+    absent = [{column: wanted} for column, wanted in where.items() if select(cells, {column: wanted}).empty]
     return [f"rows with {words(part)}" for part in absent or [where]]
 
 
-def absent_from(scores: pd.DataFrame, where: dict) -> list[str]:
+def absent_from(scores: pd.DataFrame | StoredScores, where: dict) -> list[str]:
     """The values listed in a selection that the rows it picks do not contain."""
-    rows = select(scores, where)
+    rows = select(cells_of(scores), where)
     listed = [(column, value) for column, values in where.items() if isinstance(values, list) for value in values]
     return [f"rows with {column} = {value}" for column, value in listed if select(rows, {column: value}).empty]
 
@@ -70,25 +77,35 @@ def words(where: dict) -> str:
     return ", ".join(f"{column} = {wanted}" for column, wanted in where.items())
 
 
-def cell_names(table: pd.DataFrame, columns: list[str]) -> list[str]:
+def cell_names(table: pd.DataFrame, columns: list[str]) -> pd.Categorical:
     """One name per row, of its values in `columns`."""
-    return [" ".join(map(str, key)) or "all" for key in table[columns].itertuples(index=False)]
+    cell = (
+        table.groupby(columns, sort=False, dropna=False, observed=True).ngroup() if columns else 0 * table["a"].isna()
+    )
+    firsts = table[columns][~cell.duplicated()].itertuples(index=False)
+    names = [" ".join(map(str, key)) or "all" for key in firsts]
+    return pd.Categorical.from_codes(cell, names).reorder_categories(sorted(names))
 
 
-def _compare(test: dict, scores: pd.DataFrame, protocol: str) -> Evidence:
+def _compare(test: dict, scores: pd.DataFrame | StoredScores, protocol: str) -> Evidence:
     where = conditions(test, scores, protocol)
     sides = [{**where, **test[side]} for side in ("a", "b")]
     if lacking := [part for side in sides for part in lacking_for(scores, side)]:
         return Evidence(pd.DataFrame(), None, pd.Series(dtype=int), sorted(set(lacking)))
-    rows = change(select(scores, where), test["change"]) if "change" in test else scores
-    table = paired(rows, test["a"], test["b"], where={} if "change" in test else where)
+    if "change" in test:
+        others = [column for column in scores.columns if column != test["change"]]
+        rows = pd.concat(change(part, test["change"]) for part in portions(scores, others, where))
+        table = paired(rows, test["a"], test["b"])
+    else:
+        table = paired(scores, test["a"], test["b"], where=where)
     fixed = {column for column, wanted in where.items() if not isinstance(wanted, list)}
     free = [c for c in table if c not in fixed | {"image", "label", "a", "b", "difference"}]
     table["cell"] = cell_names(table, free)
-    table["tested"] = table["cell"] if test.get("every", True) else "all cells"
+    table = table.drop(columns=["a", "b"])
+    table["tested"] = table["cell"] if test.get("every", True) else pd.Categorical(["all cells"]).repeat(len(table))
     table["gain"] = table["difference"] * (1 if test["direction"] == "greater" else -1)
     usable = table.dropna(subset="difference")
-    judged = set(usable["cell"])
+    judged = set(usable["cell"].unique())
     unusable = [f"usable images for {cell}" for cell in table["cell"].unique() if cell not in judged]
     lacking = absent_from(scores, sides[0]) + unusable
     if table.empty:  # only `change` can leave nothing of what both sides have

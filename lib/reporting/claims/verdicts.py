@@ -11,7 +11,8 @@ import pandas as pd
 
 from lib.reporting.claims.evidence import ALPHA, Evidence, absent_from, cell_names, conditions, lacking_for, words
 from lib.reporting.claims.notes import images_for, images_of_cells, joined, said_of_lacking, would_decide
-from lib.reporting.statistics import bootstrap, interval, paired, resampled_means, select
+from lib.reporting.statistics import bootstrap, interval, paired, resampled_means
+from lib.reporting.stored import StoredScores, select
 
 FEWEST = 6  # images: 2 / 2^6 is the first sign-flip p below .05
 TOO_FEW = f"fewer than {FEWEST} images cannot decide: no sign-flip test could reach p < {ALPHA:g}"
@@ -30,7 +31,7 @@ class Finding:
     p: float = math.nan
 
 
-def order(test: dict, scores: pd.DataFrame, protocol: str, found: Evidence, seed: int) -> Finding:
+def order(test: dict, scores: pd.DataFrame | StoredScores, protocol: str, found: Evidence, seed: int) -> Finding:
     """Is a greater (less) than b: in every cell, or in the mean over cells?
 
     Estimate: the mean difference a - b over all cells, an image's cells resampled together. p: of the test
@@ -62,7 +63,7 @@ def order(test: dict, scores: pd.DataFrame, protocol: str, found: Evidence, seed
     return Finding(outcome, joined(notes), *numbers, n, deciding["p_holm"])
 
 
-def share(test: dict, scores: pd.DataFrame, protocol: str, found: Evidence, seed: int) -> Finding:
+def share(test: dict, scores: pd.DataFrame | StoredScores, protocol: str, found: Evidence, seed: int) -> Finding:
     """In which share of cells does a beat b: most, but not all? With `within`: are the exceptions inside?
 
     Estimate: the share of cells whose mean difference has the claimed direction (with `within`: the share
@@ -107,7 +108,7 @@ def share(test: dict, scores: pd.DataFrame, protocol: str, found: Evidence, seed
     return Finding(outcome, joined(notes), estimate, low, high, n, p)
 
 
-def bound(test: dict, scores: pd.DataFrame, protocol: str, found: None, seed: int) -> Finding:
+def bound(test: dict, scores: pd.DataFrame | StoredScores, protocol: str, found: None, seed: int) -> Finding:
     """Is a quantity within its bound: its extreme (an exact claim), or its mean over images?"""
     where = conditions(test, scores, protocol)
     if lacking := lacking_for(scores, where):
@@ -140,7 +141,7 @@ def bound(test: dict, scores: pd.DataFrame, protocol: str, found: None, seed: in
     return Finding(outcome, joined(["mean over images", *notes]), mean, low, high, n)
 
 
-def exclusion(test: dict, scores: pd.DataFrame, protocol: str, found: None, seed: int) -> Finding:
+def exclusion(test: dict, scores: pd.DataFrame | StoredScores, protocol: str, found: None, seed: int) -> Finding:
     """Does leaving out the images without a second score change the mean of the first?
 
     Estimate: mean over its own images - mean over the common ones, of the cell where that is largest, with an
@@ -200,9 +201,9 @@ def agree(test: dict, found: dict[str, dict[str, Evidence]], seed: int) -> Findi
         if lacking := [part for evidence in mine.values() if evidence.tests is None for part in evidence.lacking]:
             return not_run(sorted(set(lacking)))
         tests = pd.concat([e.tests.assign(cell=f"{name} " + e.tests["tested"]) for name, e in mine.items()])
-        table = pd.concat([e.table.assign(cell=f"{name} " + e.table["tested"]) for name, e in mine.items()])
         signs[protocol] = (np.sign(tests["gain"]) * (tests["p_holm"] < ALPHA)).set_axis(tests["cell"])
-        gains[protocol] = table.pivot_table(index="image", columns="cell", values="gain")
+        wide = {name: e.table.pivot_table(index="image", columns="tested", values="gain") for name, e in mine.items()}
+        gains[protocol] = pd.concat([each.add_prefix(f"{name} ") for name, each in wide.items()], axis=1)
     corrected, released = (signs[protocol] for protocol in protocols)
     shared = corrected.index.intersection(released.index)
     images = gains["corrected"].index.intersection(gains["released"].index)

@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from lib.reporting.bands import band
 from lib.reporting.plots.house import COLOURS, UNDECIDED, house, legend_above, paler, palette
 from lib.reporting.plots.names import named
-from lib.reporting.statistics import band, select, summary
+from lib.reporting.statistics import select, summary
 
 
 def curves(x, panels: dict[str, dict[str, np.ndarray]], *, xlabel: str, ylabel: str) -> Figure:
