@@ -51,8 +51,8 @@ def published_network(name: str, weights: str) -> Network:
     file = given if given.is_file() else given / f"{name}_model_best.pth.tar"
     if not weights or not file.is_file():
         raise MissingData(
-            f"This needs the weights of '{name}', which are not there: put {name}_model_best.pth.tar from {PUBLISHED} into "
-            "a folder and give it as WEIGHTS=<folder>."
+            f"This needs the weights of '{name}', which are not there: put {name}_model_best.pth.tar from {PUBLISHED} "
+            "into a folder and give it as WEIGHTS=<folder>."
         )
     model = load_weights(bare_network(name), file)
     model = prepare(nn.Sequential(Normalize(*IMAGENET), model)).to(best_device())

@@ -235,7 +235,7 @@ def main(arguments: list[str] | None = None, *, root: Path = ROOT) -> int:
     try:
         data = {"images": given.images, "weights": given.weights, "nhanes": given.nhanes, "datasets": given.datasets}
         where = {"output": given.output, "workers": given.workers, "cluster": given.cluster}
-        this = study(given.profile, **data, **where, root=root)
+        this = study(given.profile, **data, **where, planned=given.command == "plan", root=root)
         with remembered_contents(this.output / ".cache" / "contents.json"):
             return commands[given.command](this)
     except InputError as error:

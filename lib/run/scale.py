@@ -101,7 +101,7 @@ def numbers(table: pd.DataFrame) -> str:
         assumed.map("{:g}".format).rename_axis("case").to_markdown(disable_numparse=True),
         "Hours of each notebook in the middle case, and hours of the measured core for all of its units:",
         shown.rename_axis("notebook").to_markdown(disable_numparse=True),
-        f"In the middle case, a single GPU works all of the time, {shares}. The results take {disk:,.0f} GB.",
+        f"Used, against a single GPU in the middle case: {shares}. The results take {disk:,.0f} GB.",
     ]
     return "\n\n".join(said)
 
@@ -124,7 +124,7 @@ def write_page(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m lib.run.scale", description=__doc__)
     parser.add_argument("--measure", action="store_true", help=f"measure {MEASURED.name} on this machine first")
     if parser.parse_args(arguments).measure:
-        measured_profile().round(4).to_csv(MEASURED, index=False)
+        measured_profile().round(7).to_csv(MEASURED, index=False)
     PAGE.write_text(with_numbers(PAGE.read_text(encoding="utf-8"), pd.read_csv(MEASURED)), encoding="utf-8")
     print(f"{PAGE.relative_to(ROOT)} has the numbers of {MEASURED.relative_to(ROOT)}.")
     return 0

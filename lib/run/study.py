@@ -86,14 +86,17 @@ def study(
     output: str = "",
     workers: int | None = 1,
     cluster: str = "",
+    planned: bool = False,
     root: Path = ROOT,
 ) -> Study:
-    """Check the command line's choices; raises InputError for an unknown profile or missing data of one's own."""
+    """Check the command line's choices; raises InputError for an unknown profile, and for missing data of one's own
+    unless the run is only planned.
+    """
     folders = (path.name for path in (root / "params").glob("*") if path.is_dir())
     profiles = sorted({*PACKAGED, *OWN_IMAGES, *folders})
     if profile not in profiles:
         raise InputError(f"There is no PROFILE={profile} among {', '.join(profiles)}; {nearest(profile, profiles)}")
-    if profile in OWN_IMAGES and not (images or nhanes or datasets):
+    if profile in OWN_IMAGES and not (images or nhanes or datasets or planned):
         raise InputError(_NO_PHOTOGRAPHS.format(profile=profile))
     own = {"images": images, "weights": weights, "nhanes": nhanes, "datasets": datasets}
     for name, (option, packaged) in _PACKAGED_DATA.items():

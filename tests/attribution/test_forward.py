@@ -144,7 +144,7 @@ def test_a_first_part_on_a_gpu_shows_how_many_fit(monkeypatch):
 
     sizes, rows = [], torch.arange(200)
     assert torch.equal(in_parts(run, run, x, rows), rows)
-    assert sizes == [8, 72, 72, 48]  # .8 (850 + 50) / 10
+    assert sizes == [16, 72, 72, 40]  # the first guess, then .8 (850 + 50) / 10
     assert rows_at_once(run, x) == 72
     assert torch.equal(in_parts(run, run, x, rows, budget=50), rows)
     assert sizes[4:] == [50] * 4

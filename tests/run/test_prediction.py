@@ -65,9 +65,9 @@ def rows(planner: Planner, number: int = -1) -> dict:
 # -- counts, worked by hand --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("iterations", [1, 3, 10, 300])
+@pytest.mark.parametrize("iterations", [3, 300])
 def test_the_passes_of_a_unit_are_counted_exactly(planned, tmp_path, iterations):
-    """Units of 4 photographs, of which one is computed; of 10 iterations or 300, two and four are."""
+    """Units of 4 photographs, of which one is computed; of 300 iterations, two and four are."""
     compute = partial(toy, iterations=iterations, samples=5)
     units.evaluate(asked(LITE, tmp_path), compute, cache=tmp_path, label="toy")
     (found,) = planned.units
@@ -159,7 +159,7 @@ def test_photographs_that_are_not_there_are_copies_of_the_packaged_ones(tmp_path
     assert subjects.photographs is photographs  # and everything is as before
 
 
-@pytest.mark.parametrize("name", [LITE, "inception_v3", "vgg16", "xalexnet"])
+@pytest.mark.parametrize("name", ["inception_v3", "xalexnet"])
 def test_a_stand_in_is_as_large_as_its_network_and_has_as_many_stages(name):
     with rehearsed(Tally(), {}):
         model = nn.Sequential(Normalize(*IMAGENET), counting.counted(name, Tally())).eval()
