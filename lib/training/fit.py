@@ -163,7 +163,7 @@ def prepared(name: str, model: nn.Module, shape: tuple[int, int, int]) -> Networ
 
 
 def kept_network(model: nn.Module, train: Callable[[], nn.Module], *, cache: Path, key: str) -> nn.Module:
-    """`model` with the weights in <cache>/<key>.pt, or what train() returns, whose weights are kept there: see `kept`."""
+    """`model` with the weights in <cache>/<key>.pt, or what train() returns, whose weights stay there: see `kept`."""
     return kept(Path(cache) / f"{key}.pt", train, read=partial(load_weights, model), write=_weights)
 
 
