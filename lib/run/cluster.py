@@ -19,7 +19,8 @@ WORKER_GB = 3.5  # memory that a unit of the heaviest experiment needs, with its
 MALLOC = {"MALLOC_TRIM_THRESHOLD_": str(2**31), "MALLOC_MMAP_THRESHOLD_": str(2**30)}
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 # The progress of a unit and Dask's own notes have no place beside the progress of the run.
-QUIET = {"TQDM_DISABLE": "1", "DASK_LOGGING__DISTRIBUTED": "critical", "PYTHONUTF8": "1"}
+QUIET = {"TQDM_DISABLE": "1"}
+SILENT = {"DASK_LOGGING__DISTRIBUTED": "critical", "PYTHONUTF8": "1"}
 
 
 @contextlib.contextmanager
@@ -86,14 +87,15 @@ def local_cluster(count: int, gpus: list[str]) -> Iterator:
             logging.getLogger(name).setLevel(logging.CRITICAL)
     # A unit's results are files, so that memory is the unit's own affair: nothing to spill, no worker to pause.
     memory = {f"distributed.worker.memory.{what}": False for what in ("target", "spill", "pause", "terminate")}
-    before_start = {"distributed.nanny.pre-spawn-environ": ONE_THREAD | MALLOC | QUIET}
+    # Dask leaves these in the environment of this process, too, and so of notebooks; those of a worker alone are `own`.
+    before_start = {"distributed.nanny.pre-spawn-environ": ONE_THREAD | MALLOC | SILENT}
     # A unit is sent to a worker when that is free: one that waited there would share the blame for the worker's death.
     fair = {"distributed.scheduler.allowed-failures": PATIENCE, "distributed.scheduler.worker-saturation": 1.0}
     fair["distributed.deploy.lost-worker-timeout"] = "5s"
     with dask.config.set(memory | before_start | fair):
         workers = {}
         for number in range(count):
-            own = {"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} if gpus else {}
+            own = QUIET | ({"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} if gpus else {})
             workers[number] = {"cls": Nanny, "options": {"nthreads": 1, "memory_limit": 0, "env": own}}
         here = {"host": "127.0.0.1", "port": 0, "dashboard": True, "dashboard_address": "127.0.0.1:0"}
         with warnings.catch_warnings():
@@ -138,7 +140,7 @@ def slurm_cluster(count: int | None = None) -> Iterator:
             "SLURM needs the cores and the memory of a job: give them under jobqueue.slurm in "
             "~/.config/dask/jobqueue.yaml, or as DASK_JOBQUEUE__SLURM__CORES=16 DASK_JOBQUEUE__SLURM__MEMORY=64GB."
         )
-    exports = [f"export {name}={value}" for name, value in (ONE_THREAD | MALLOC | QUIET).items()]
+    exports = [f"export {name}={value}" for name, value in (ONE_THREAD | MALLOC | SILENT | QUIET).items()]
     prologue = [f"cd {shlex.quote(str(ROOT))}", *exports, *said.get("job-script-prologue", [])]
     python = said.get("python") or sys.executable
     with SLURMCluster(processes=said["cores"], python=python, job_script_prologue=prologue) as jobs:

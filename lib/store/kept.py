@@ -24,7 +24,7 @@ def kept(file: Path, make: Callable[[], Made], *, read: Callable[[Path], Made], 
     ('made', 'made')
     """
     file = Path(file)
-    with locked(file.parent / f".{file.name}.lock", wait=True):
+    with locked(file.parent / "locks" / file.name, wait=True):
         if file.exists():
             try:
                 return read(file)

@@ -52,6 +52,8 @@ def plain(number: int, *, output: Path | None = None, at: int = -1, do: str = ""
                 raise InputError("The disk is full: a test.")
             case "wait":
                 time.sleep(60)
+            case "pause":
+                time.sleep(3)
     return pd.DataFrame({"image": [f"i{number}"], "value": [number / 3]})
 
 
@@ -163,7 +165,23 @@ def test_a_cluster_without_workers_is_given_up_in_one_sentence(two, tmp_path, mo
     monkeypatch.setattr(workers, "LOST", 1)
     monkeypatch.setattr(workers.cluster(), "scheduler_info", lambda: {"workers": {}})
     with pytest.raises(InputError, match=r"^test: the cluster at .* has had no worker for 1 seconds; finished"):
-        run(tmp_path, partial(plain, at=5, do="wait", output=tmp_path / "mark"))
+        run(tmp_path, partial(plain, at=5, do="pause", output=tmp_path / "mark"))
+
+
+def told(_: int) -> pd.DataFrame:
+    names = ("TQDM_DISABLE", "OMP_NUM_THREADS", "MALLOC_TRIM_THRESHOLD_", workers.ADDRESS)
+    return pd.DataFrame([{name: os.environ.get(name, "") for name in names}])
+
+
+def test_a_worker_is_quiet_and_has_one_thread_and_this_process_keeps_its_progress(two, tmp_path):
+    found = run(tmp_path, told, {"u0": 0}).iloc[0].to_dict()
+    assert found == {
+        "TQDM_DISABLE": "1",
+        "OMP_NUM_THREADS": "1",
+        "MALLOC_TRIM_THRESHOLD_": str(2**31),
+        workers.ADDRESS: "",
+    }
+    assert "TQDM_DISABLE" not in os.environ
 
 
 DRIVER = """
