@@ -2,6 +2,7 @@
 
 import base64
 import io
+from functools import lru_cache
 from pathlib import Path
 
 import jinja2
@@ -27,7 +28,7 @@ def build(profile: str, output: str | Path, *, registry: list[Claim] | None = No
     claims = judge(results, registry=registry)
     write_atomically(results / "claims.csv", claims.to_csv(index=False, float_format="%.6g"))
     drawn = sorted((ROOT / output / "figures" / profile).glob("[!.]*"))
-    figures = {path.stem: _embedded(path) for path in drawn if path.suffix in (".png", ".jpeg")}
+    figures = {path.stem: _embedded(path.read_bytes()) for path in drawn if path.suffix in (".png", ".jpeg")}
     page = page_of(claims, registry, profile=profile, figures=figures, provenance=read_provenance(results))
     write_atomically(results / "report.html", page)
     return claims
@@ -59,10 +60,11 @@ def page_of(
     )
 
 
-def _embedded(path: Path) -> str:
-    """The figure in a file as base64 of a WebP, which takes half of its room."""
+@lru_cache(maxsize=256)
+def _embedded(picture: bytes) -> str:
+    """A figure as base64 of a WebP, which takes half of its room; kept, because the next page has it again."""
     buffer = io.BytesIO()
-    with Image.open(path) as figure:
+    with Image.open(io.BytesIO(picture)) as figure:
         figure.convert("RGB").save(buffer, "WEBP", quality=75)
     return base64.b64encode(buffer.getvalue()).decode()
 

@@ -144,6 +144,9 @@ def curve_panels(
                 axis.axhline(level, color="black", linewidth=0.7)
             if logarithmic:
                 axis.set(xscale="log", yscale="log")
+                values = sorted(set(table[x]))
+                axis.set_xticks(values, [f"{value:g}" for value in values])
+                axis.minorticks_off()
             if texts:
                 axis.set_xticks(range(len(texts)), texts, rotation=90, fontsize=6)
         fig.supxlabel(xlabel, fontsize=8)
