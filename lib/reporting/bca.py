@@ -14,7 +14,7 @@ def bca_ends(resampled: np.ndarray, estimate: float, left_out: np.ndarray, *, le
     >>> values = np.arange(20.0) ** 2
     >>> means = values[np.random.default_rng(0).integers(20, size=(999, 20))].mean(1)
     >>> low, high = bca_ends(means, values.mean(), (values.sum() - values) / 19, level=0.95)
-    >>> low < values.mean() < high
+    >>> bool(low < values.mean() < high)
     True
     """
     with np.errstate(all="ignore"):

@@ -137,7 +137,7 @@ def line(low: Cost, high: Cost, at: float) -> Cost:
     """The straight line through `low` at 0 and `high` at 1; it does not fall.
 
     >>> line({"rest": 1.0}, {"rest": 1.5, ("vgg16", "forward"): 4}, 3)
-    {'rest': 2.5, ('vgg16', 'forward'): 12.0}
+    {'rest': 2.5, ('vgg16', 'forward'): 12}
     """
     return {key: low.get(key, 0) + at * max(0.0, value - low.get(key, 0)) for key, value in high.items()}
 

@@ -127,6 +127,7 @@ def _held(compute: Callable[..., dict], arguments: tuple) -> dict:
     import torch
 
     torch.set_num_threads(1)
+    os.environ.pop(ADDRESS, None)  # what a unit asks for in its turn, it computes itself
     if _limits is None:
         _limits = threadpool_limits(1)
     return compute(*arguments)
