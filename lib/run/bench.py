@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from lib import ROOT, InputError
+from lib.reporting.readme import bench_block, update_readme
 from lib.run.costs import cost_cases, peak_of_walk
 from lib.run.peers import peer_cases
 from lib.run.timing import Case
@@ -19,6 +20,7 @@ from lib.store.files import write_atomically
 from lib.store.workers import one_thread
 
 STEPS, IMAGES, RUNS = 128, 4, 5
+COMMITTED = ROOT / "results" / "bench.csv"  # whose table README shows
 
 
 def cases(steps: int = STEPS, images: int = IMAGES) -> list[Case]:
@@ -57,7 +59,7 @@ def bench() -> None:
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--images", type=int, default=IMAGES)
     parser.add_argument("--only", default="", metavar="SUBSTRING", help="measure the cases whose name contains it")
-    parser.add_argument("--output", type=Path, default=ROOT / "results" / "bench.csv")
+    parser.add_argument("--output", type=Path, default=COMMITTED)
     parser.add_argument("--peak-of-walk", type=int, nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.peak_of_walk:
@@ -69,6 +71,8 @@ def bench() -> None:
         table = measure(found, runs=options.runs, output=options.output, only=options.only)
     except InputError as error:
         sys.exit(str(error))
+    if options.output == COMMITTED:
+        update_readme(ROOT / "README.md", "bench", bench_block(pd.read_csv(COMMITTED)))
     print(table.to_string(index=False, float_format="%.3f"))
 
 
