@@ -71,7 +71,7 @@ def _known(paths: dict[str, Path], cache: Path) -> dict[str, str]:
     shown = {"unit": "photograph", "leave": False, "delay": 2, "mininterval": 0.5, "file": sys.stderr}
     try:
         with tqdm(total=len(new), desc="checking", **shown) as progress:
-            for _, found in computed(tasks, _faults, folder=cache, label="photographs"):
+            for _, found in computed(tasks, _faults, module=__name__, folder=cache, label="photographs"):
                 known |= found
                 progress.update(len(found))
     finally:  # what was decoded before an interruption

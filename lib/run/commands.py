@@ -5,38 +5,26 @@ import contextlib
 import signal
 import sys
 import tempfile
-import time
+import threading
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
-from lib import ROOT, InputError, MissingData, nearest
-from lib.reporting import readme, report
-from lib.reporting.claims import load_registry
-from lib.run.cluster import workers_for
-from lib.run.execution import Live, NotebookError, clock, execute
-from lib.run.ledger import (
-    LEDGER,
-    expected_seconds,
-    fingerprint,
-    last_run,
-    read_json,
-    record,
-    record_missing,
-    stamps,
-    why,
-)
-from lib.run.notebooks import study_notebooks
-from lib.run.study import Job, Study, jobs_of, study
+from lib import ROOT, InputError, nearest
+from lib.run.execution import NotebookError, execute
+from lib.run.ledger import expected_seconds, fingerprint, why
+from lib.run.live import Live
+from lib.run.reproduction import reproduce, skipped, start_workers
+from lib.run.study import Study, jobs_of, study
 from lib.run.verification import TOLERANCE, compare_folders, timed_claims
-from lib.store.files import locked, plain_file_errors, read_yaml, remembered_contents
+from lib.store.files import locked, read_yaml, remembered_contents
 
 
 def plan(this: Study, only: str = "") -> int:
     """Print which notebooks would run, why, and what they would take: see `lib.run.prediction`."""
     jobs, reasons = jobs_of(this, only), {}
-    _skipped(this, only)
+    skipped(this, only)
     for job in jobs:
         reasons[job.name] = job.needs or why(this, job, fingerprint(this, job))
         if job.name == "report" and any(reasons.values()):
@@ -48,104 +36,6 @@ def plan(this: Study, only: str = "") -> int:
 
     print_plan(this, jobs, reasons)
     return 0
-
-
-def _skipped(this: Study, only: str) -> list[str]:
-    """Say which notebooks are not run, if all were asked for; returns the names of those that cannot be read."""
-    _, strays, broken = ({}, {}, {}) if only else study_notebooks(this.root / "notebooks")
-    for name, reason in strays.items():
-        print(f"notebooks/{name}.ipynb is skipped: {reason}.", file=sys.stderr)
-    for reason in broken.values():
-        print(reason, file=sys.stderr)
-    return list(broken)
-
-
-def reproduce(this: Study, only: str = "") -> int:
-    """Run each notebook whose results are not up to date; 1 if any failed, after all had their turn.
-
-    Raises InputError, before anything has run, where another run holds the output folder or it cannot be written.
-    """
-    jobs = jobs_of(this, only)
-    failed = _skipped(this, only)
-    copies, page, started = this.results / "notebooks", this.results / "report.html", False
-    with locked(this.output / ".cache" / "lock"), contextlib.ExitStack() as stack:
-        with plain_file_errors(copies):  # now, not after an hour
-            copies.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=copies).close()
-        print(f"The page of claims, rewritten after every notebook: {page}", flush=True)
-        for number, job in enumerate(jobs, start=1):
-            title = f"[{number}/{len(jobs)}] {job.name}"
-            if job.needs:
-                print(f"{title}: not run: {record_missing(this, job, job.needs)}", flush=True)
-                _rewrite_page(this, job)
-                continue
-            identity = fingerprint(this, job)  # before it runs: an edit made meanwhile must not count as done
-            reason = why(this, job, identity)
-            if not reason:
-                print(f"{title}: unchanged since {last_run(this, job)}", flush=True)
-                continue
-            print(f"{title}: {reason}", flush=True)
-            started = started or _start_workers(this, stack)
-            try:
-                print(f"{title}: done in {clock(_run(this, job, identity, title))}", flush=True)
-            except MissingData as error:
-                print(f"{title}: not run: {record_missing(this, job, str(error))}", flush=True)
-                _rewrite_page(this, job)
-            except NotebookError as error:
-                failed.append(job.name)
-                print(f"{title}: FAILED: {error}", flush=True)
-                print(f"    traceback: {this.copy(job.name).with_suffix('.failed.ipynb')}", flush=True)
-            else:
-                _rewrite_page(this, job)
-        print(f"Results: {this.results}", flush=True)
-        _rewrite_readme(this)
-    if failed:
-        count = len({*failed, *(job.name for job in jobs)})
-        print(f"{len(failed)} of {count} notebooks failed: {', '.join(failed)}", file=sys.stderr)
-    return 1 if failed else 0
-
-
-def _start_workers(this: Study, stack: contextlib.ExitStack) -> bool:
-    """Start or join the workers that the notebooks will find, until `stack` is left."""
-    print(stack.enter_context(workers_for(this.workers, address=this.cluster)), flush=True)
-    return True
-
-
-def _run(this: Study, job: Job, identity: dict, title: str) -> float:
-    """Execute one notebook and record it; returns its seconds, those of reused units included."""
-    before = stamps(this)
-    start = time.monotonic()
-    with Live(title, expected_seconds(this, job)) as live:
-        used = execute(
-            job.path,
-            this.copy(job.name),
-            parameters=job.given,
-            root=this.root,
-            private=this.private(),
-            live=live,
-        )
-    seconds = round(time.monotonic() - start + used.pop("seconds_reused"), 1)
-    record(this, job, identity, before=before, used={"seconds": seconds, **used})
-    return seconds
-
-
-def _rewrite_page(this: Study, job: Job) -> None:
-    """Judge the claims again from the results at hand, unless `job` just did; a failure does not stop the run."""
-    registry = this.root / "params" / "claims.yaml"
-    if job.name == "report" or not registry.exists():
-        return
-    try:
-        report.build(this.profile, this.output, registry=load_registry(registry))
-    except Exception as error:
-        print(f"The page of claims is as it was before {job.name}: {error}", file=sys.stderr)
-
-
-def _rewrite_readme(this: Study) -> None:
-    path, claims = this.root / "README.md", this.results / "claims.csv"
-    if this.profile == "laptop" and this.results == this.committed and path.exists() and claims.exists():
-        readme.update_readme(path, "claims", readme.claims_block(report.read_claims(claims)))
-        readme.update_readme(path, "times", readme.times_block(read_json(this.results / LEDGER)))
-        print(f"The tables of {path.name} are those of the record.", flush=True)
 
 
 def verify(this: Study, only: str = "") -> int:
@@ -178,16 +68,17 @@ def figures(this: Study, only: str = "") -> int:
     with contextlib.ExitStack() as stack:
         stack.enter_context(locked(this.output / ".cache" / "lock"))
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="figures-"))
-        _start_workers(this, stack)
+        start_workers(this, stack)
+        live = stack.enter_context(Live())
         for job in (job for job in jobs_of(this, only) if not job.needs):
             how = {"parameters": job.given, "root": this.root, "private": this.private()}
             try:
-                with Live(job.name, expected_seconds(this, job)) as live:
-                    execute(job.path, Path(folder) / job.path.name, **how, live=live)
-                print(f"{job.name}: drawn", flush=True)
+                with live.line(job.name, expected_seconds(this, job)) as line:
+                    execute(job.path, Path(folder) / job.path.name, **how, line=line, stop=threading.Event())
+                live.say(f"{job.name}: drawn")
             except NotebookError as error:
                 failed = 1
-                print(f"{job.name}: FAILED: {error}", flush=True)
+                live.say(f"{job.name}: FAILED: {error}")
     print(f"Figures: {this.output / 'figures' / this.profile}", flush=True)
     return failed
 

@@ -13,13 +13,12 @@ from torch import Tensor, nn
 
 from lib.attacks.curvature import hessian_product
 from lib.attribution.forward import values_and_gradients
-from lib.data.imagenet import load_image, photographs
 from lib.metrics.sanity import stages
 from lib.models.fold import prepare
 from lib.models.layers import IMAGENET, Normalize
 from lib.models.softplus import softplus_twin
 from lib.models.twins import bare_network
-from lib.models.zoo import NETWORKS, Network, best_device, untrained_model
+from lib.models.zoo import NETWORKS, best_device, untrained_model
 from lib.seeds import seeded
 
 PATCH, WIDTH = 16, 8  # pixels a side that `Counting` averages, and its channels
@@ -32,7 +31,7 @@ class Tally:
     """What is counted: rows {(network, kind of pass): rows}, those in double precision twice.
 
     kinds: forward, backward (to the image, after a forward pass), product (with second derivatives, complete: see
-    `lib.attacks.curvature.hessian_product`), decode (of a photograph).
+    `lib.attacks.curvature.hessian_product`).
     cut: seconds of a unit's trainings that were cut short; once: seconds of trainings whose weights are kept
     """
 
@@ -115,8 +114,7 @@ def row_seconds(name: str, kinds: set[str]) -> dict[str, float]:
     """
     seconds, memory = _real_seconds(name, "product" in kinds)
     less = _counting_seconds(side_of(name), "product" in kinds)
-    found = {kind: max(0.0, seconds[kind] - less[kind]) for kind in seconds}
-    return found | {"memory": memory} | ({"decode": _decoding(name)} if "decode" in kinds else {})
+    return {kind: max(0.0, seconds[kind] - less[kind]) for kind in seconds} | {"memory": memory}
 
 
 def _real_seconds(name: str, product: bool) -> tuple[dict[str, float], float]:
@@ -188,10 +186,3 @@ def _clocked(run: Callable) -> float:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return clock() - start
-
-
-def _decoding(name: str) -> float:
-    recipe = NETWORKS[name]
-    network = Network(name, None, recipe.size, recipe.resize, recipe.interpolation, *recipe.statistics, recipe.family)
-    photos = photographs("packaged")[:4]
-    return _clocked(lambda: [network.tensor(load_image(photo)) for photo in photos]) / len(photos)

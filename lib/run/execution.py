@@ -1,15 +1,15 @@
 """Run one notebook: in this interpreter's kernel, with live progress, leaving an executed copy."""
 
 import errno
+import functools
 import json
 import re
-import shutil
-import sys
 import threading
-import time
-import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from pathlib import Path
+from typing import ClassVar
+from weakref import WeakSet
 
 import ipykernel.kernelspec
 import nbformat
@@ -18,6 +18,7 @@ from jupyter_client.kernelspec import KernelSpec
 
 from lib import InputError, MissingData
 from lib.run.cluster import ONE_THREAD
+from lib.run.live import Line
 from lib.run.notebooks import read_notebook
 from lib.store.files import write_atomically
 
@@ -32,6 +33,12 @@ class NotebookError(Exception):
 class ThisInterpreter(AsyncKernelManager):
     """Starts the Python that runs this, whatever kernel of the same name the user has registered."""
 
+    all: ClassVar[WeakSet["ThisInterpreter"]] = WeakSet()
+
+    def __init__(self, *given, **named):
+        super().__init__(*given, **named)
+        self.all.add(self)
+
     @property
     def kernel_spec(self) -> KernelSpec:
         # Without these a progress bar takes the size of a terminal that it shares with what `Live` says.
@@ -40,107 +47,93 @@ class ThisInterpreter(AsyncKernelManager):
         return KernelSpec(**ipykernel.kernelspec.get_kernel_dict(), env=bars | utf8 | ONE_THREAD)
 
 
+saved: dict[str, str] = {}  # notebooks that run, by their paths
+
+
 class InMemory:
-    """Where papermill saves a notebook that runs: a disk may be full."""
+    """Where papermill saves them: a disk may be full."""
 
-    text = ""
-
-    def write(self, text: str, _: str) -> None:
-        self.text = text
+    def write(self, text: str, path: str) -> None:
+        saved[path] = text
 
     def pretty_path(self, path: str) -> str:
         return path
 
 
-class Live:
-    """One line about a running notebook: repainted on a terminal, repeated every ten seconds elsewhere.
+@functools.cache
+def _papermill():
+    import papermill  # half a second, not needed to plan
+    from papermill.iorw import papermill_io
 
-    A notebook's standard error is written here; its last line (as a rule a progress bar) is shown.
-    """
-
-    def __init__(self, title: str, expected: float | None):
-        self.title, self.expected = title, expected
-        self.note, self.start, self.done = "", time.monotonic(), threading.Event()
-        self.thread = threading.Thread(target=self._watch, daemon=True)
-
-    def __enter__(self) -> "Live":
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_) -> None:
-        self.done.set()
-        self.thread.join()
-        if sys.stderr.isatty():
-            print("\r\033[K", end="", file=sys.stderr, flush=True)
-
-    def write(self, text: str) -> None:
-        lines = [line.strip() for line in re.split(r"[\r\n]", text) if line.strip()]
-        self.note = lines[-1] if lines else self.note
-
-    def flush(self) -> None:
-        """papermill asks for it."""
-
-    def _watch(self) -> None:
-        terminal = sys.stderr.isatty()
-        while not self.done.wait(0.5 if terminal else 10):
-            about = f" of about {clock(self.expected)}" if self.expected else ""
-            line = f"{self.title}  {clock(time.monotonic() - self.start)}{about}  {self.note}"
-            width = shutil.get_terminal_size().columns - 1 if terminal else None
-            print(
-                f"\r\033[K{line[:width]}" if terminal else line,
-                end="" if terminal else "\n",
-                file=sys.stderr,
-                flush=True,
-            )
+    papermill_io.register("memory://", InMemory())
+    return papermill
 
 
-def clock(seconds: float) -> str:
-    """Seconds as 0:07, 12:30 or 1:02:03."""
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+def started(function: Callable[..., dict], *given, **named) -> Future:
+    """function(*given, **named) in a thread of its own, which does not keep this process from ending."""
+    future = Future()
+
+    def body() -> None:
+        try:
+            future.set_result(function(*given, **named))
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=body, daemon=True).start()
+    return future
+
+
+def kill_kernels() -> None:
+    """End the kernels of all notebooks that run; what these store, they store in one step or not at all."""
+    for kernel in list(ThisInterpreter.all):
+        process = getattr(kernel.provisioner, "process", None)  # None before it starts and after it has ended
+        if process is not None:
+            process.kill()
 
 
 def execute(
-    notebook: Path, copy: Path, *, parameters: Mapping, root: Path, private: Mapping[str, str], live: Live
+    notebook: Path,
+    copy: Path,
+    *,
+    parameters: Mapping,
+    root: Path,
+    private: Mapping[str, str],
+    line: Line,
+    stop: threading.Event,
 ) -> dict:
     """Run `notebook` with `parameters` in the folder `root`; leave the executed `copy`, return the footprint.
 
     private   {path of this machine: what stands for it in the copy}
+    stop      set where its kernel was killed on purpose, which is no failure of the notebook
     Raises NotebookError with the notebook's last line; then the copy with the traceback is
     <name>.failed.ipynb and an earlier good copy is untouched. An interruption leaves neither.
     Raises MissingData where the notebook did, of which no copy is left. Raises InputError where the disk is full, which
     no other notebook would survive, or the copy cannot be written.
     """
-    import papermill  # half a second, not needed to plan
-    from papermill.iorw import papermill_io
-
-    failed, running = copy.with_suffix(".failed.ipynb"), InMemory()
-    papermill_io.register("memory://", running)
+    failed, path = copy.with_suffix(".failed.ipynb"), f"memory://{copy}"
+    saved.pop(path, None)
     document = read_notebook(notebook)
     document.cells.append(nbformat.v4.new_code_cell(FOOTPRINT))
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # papermill's own: deprecations in the libraries it calls
-            done = papermill.execute_notebook(
-                document,
-                f"memory://{copy.name}",
-                parameters=dict(parameters),
-                kernel_name="python3",
-                language="python",
-                cwd=root,
-                progress_bar=False,
-                stderr_file=live,
-                coalesce_streams=True,  # or every tick of a progress bar is stored
-                kernel_manager_class=ThisInterpreter,
-                extra_arguments=["--log-level=50"],  # or kernels warn of their transport and on Ctrl-C
-            )
+        done = _papermill().execute_notebook(
+            document,
+            path,
+            parameters=dict(parameters),
+            kernel_name="python3",
+            language="python",
+            cwd=root,
+            progress_bar=False,
+            stderr_file=line,
+            coalesce_streams=True,  # or every tick of a progress bar is stored
+            kernel_manager_class=ThisInterpreter,
+            extra_arguments=["--log-level=50"],  # or kernels warn of their transport and on Ctrl-C
+        )
     except Exception as error:
         reason, kind = _last_line(error), getattr(error, "ename", "")
         if kind == MissingData.__name__:
             raise MissingData(reason) from error
-        if running.text:
-            write_atomically(failed, publishable(nbformat.reads(running.text, as_version=4), private))
+        if path in saved and not stop.is_set():
+            write_atomically(failed, publishable(nbformat.reads(saved[path], as_version=4), private))
         raise (InputError if reason.startswith(FULL) else NotebookError)(reason) from error
     footprint = json.loads(done.cells.pop().outputs[0].text)
     write_atomically(copy, publishable(done, private))

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from lib.run.notebooks import python_cells, read_notebook
@@ -79,13 +79,18 @@ def stamps(this: Study) -> dict[str, int]:
     return {name: path.stat().st_mtime_ns for name, path in this.products().items()}
 
 
-def record(this: Study, job: Job, identity: dict, *, before: Mapping[str, int], used: dict) -> None:
+def record(
+    this: Study, job: Job, identity: dict, *, before: Mapping[str, int], beside: Collection[str], used: dict
+) -> None:
     """Note a finished notebook: privately, to skip it next time; publicly, in provenance.json.
 
-    before    `stamps` when it started: what has another one now was made by this notebook, because the run holds the
-              output folder for itself
+    before    `stamps` when it started: what has another one now was made since, by this notebook or by one `beside` it,
+              because the run holds the output folder for itself
+    beside    names of the notebooks that may have run at the same time: what begins with one is that one's
     """
-    made = {name: content_digest(this.output / name) for name, at in stamps(this).items() if at != before.get(name)}
+    changed = [name for name, at in stamps(this).items() if at != before.get(name)]
+    own = [name for name in changed if _maker(name, {job.name, *beside}) in (job.name, "")]
+    made = {name: content_digest(this.output / name) for name in own}
     hidden = this.private()
     settings = {n: hidden.get(v, v) if isinstance(v, str) else v for n, v in job.values.items()}
     public = {
@@ -100,6 +105,13 @@ def record(this: Study, job: Job, identity: dict, *, before: Mapping[str, int], 
     _write_json(ledger, read_json(ledger) | {job.name: public})
     finished = time.strftime("%Y-%m-%d %H:%M")
     _write_json(this.state(job.name), {"finished": finished, "fingerprint": identity, "products": made})
+
+
+def _maker(product: str, notebooks: Collection[str]) -> str:
+    """The notebook that makes a file: the report its own, every other what begins with its name; "" for other names."""
+    name = Path(product).name
+    fitting = [each for each in notebooks if name.startswith(each)]
+    return "report" if name in REPORTED else max(fitting, key=len, default="")
 
 
 def record_missing(this: Study, job: Job, needs: str) -> str:

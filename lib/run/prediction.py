@@ -17,15 +17,15 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
 from lib.run.cluster import affordable, visible_gpus
-from lib.run.execution import clock
 from lib.run.ledger import LEDGER, last_run, read_json
+from lib.run.live import clock
 from lib.run.notebooks import python_cells, read_notebook
 from lib.run.simulation import Batch, makespan
 from lib.run.slicing import needed, run_cells
@@ -190,9 +190,11 @@ def print_plan(this: Study, jobs: list[Job], reasons: Mapping[str, str]) -> None
     for job in jobs:
         runs = "yes" if job.name in found else "no"
         row = {"notebook": job.name, "runs": "not without data" if job.needs else runs}
-        row |= _numbers([found[job.name]] if job.name in found else [], hours)
+        each = [found[job.name]] if job.name in found else []
+        row |= _numbers(each, hours, sum(one.seconds for one in each))
         rows.append(row | {"because": reasons[job.name] or f"unchanged since {last_run(this, job)}"})
-    rows.append({"notebook": "all", "runs": "", **_numbers([*found.values()], hours), "because": ""})
+    whole = [*found.values()]
+    rows.append({"notebook": "all", "runs": "", **_numbers(whole, hours, together(whole, workers)), "because": ""})
     print(pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True))
     for each in found.values():
         for sentence in each.failed:
@@ -203,14 +205,21 @@ def print_plan(this: Study, jobs: list[Job], reasons: Mapping[str, str]) -> None
         print(f"IMAGENET= is not given: {PHOTOGRAPHS:,} copies of the packaged photographs are counted.")
 
 
-def _numbers(found: list[Prediction], hours: str) -> dict[str, str]:
+def together(found: Iterable[Prediction], workers: int) -> float:
+    """Seconds of a run of these notebooks: where workers compute, two run at a time, so that no worker waits for the
+    last unit of one.
+    """
+    return sum(each.seconds if workers == 1 else each.own + each.unit_seconds / workers for each in found)
+
+
+def _numbers(found: list[Prediction], hours: str, seconds: float) -> dict[str, str]:
     columns = ("units", hours, "takes", "memory, GB", "disk, GB")
     if not found:
         return dict.fromkeys(columns, "")
     values = (
         f"{sum(each.units for each in found):,}",
         f"{sum(each.unit_seconds for each in found) / 3600:,.2f}",
-        clock(sum(each.seconds for each in found)),
+        clock(seconds),
         f"{max(each.memory for each in found):.1f}",
         f"{sum(each.disk for each in found):,.2f}",
     )

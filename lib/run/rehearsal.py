@@ -36,14 +36,14 @@ def rehearsed(tally: Tally, doors: Mapping[str, Callable], *, photos: int = 0) -
     evaluate, finished           of `doors`
     networks for photographs     `Counting`, without weights
     photographs                  `photos` readable copies of the packaged ones, unless 0
-    what a network recognises    every photograph, and every second one with confidence
+    what a network recognises    every photograph, and every second one with confidence; passes count
     trainings                    one batch or four, whose seconds are multiplied into `tally`
     LPI's clusters of logits     any images
     DeepLIFT and LRP             one gradient each
     tables that are saved        none
     """
-    stand_ins = {getattr(units, name): door for name, door in doors.items()}
-    stand_ins |= _images(tally, photos) | _networks(tally) | _trainings(tally)
+    stand_ins = {getattr(units, name): _recognising(door) for name, door in doors.items()}
+    stand_ins |= _images(photos) | _networks(tally) | _trainings(tally)
     stand_ins |= {lens.refused: lambda *_, **__: {}, lens.deeplift: input_x_gradient, lens.lrp: input_x_gradient}
     savers = [value for name, value in vars(tables).items() if name.startswith("save_") and callable(value)]
     stand_ins |= dict.fromkeys(savers, lambda *_, **__: None)
@@ -55,7 +55,7 @@ def rehearsed(tally: Tally, doors: Mapping[str, Callable], *, photos: int = 0) -
         _forget()
 
 
-def _images(tally: Tally, found: int) -> dict[Callable, Callable]:
+def _images(found: int) -> dict[Callable, Callable]:
     given = photographs("packaged")
 
     def listed(source: str = "packaged", limit: int | None = None) -> list[Photograph]:
@@ -71,15 +71,25 @@ def _images(tally: Tally, found: int) -> dict[Callable, Callable]:
         places = torch.arange(min(len(photos), POOL)) % len(x)
         return x[places], target[places]
 
-    def predicted(name: str, photos: list[Photograph], *_, **__) -> pd.DataFrame:
-        tally.rows[name, "forward"] += len(photos)
-        tally.rows[name, "decode"] += len(photos)
-        used = [idgi.ALL_METRICS if each % CONFIDENT == 0 else "insertion" for each in range(len(photos))]
-        rows = [(photo.id, photo.label, name, photo.label, 0.9, each) for photo, each in zip(photos, used, strict=True)]
-        return pd.DataFrame(rows, columns=["image", "label", "model", "predicted", "probability", "used"])
+    readable = {readability.unreadable: lambda photos, **_: {}} if found else {}  # `readable` asks it, too
+    return {imagenet.photographs: listed, subjects.batch: batch, **readable}
 
-    found_readable = {readability.readable: lambda photos, **_: list(photos)} if found else {}
-    return {imagenet.photographs: listed, subjects.batch: batch, idgi.predicted: predicted, **found_readable}
+
+def _recognising(door: Callable) -> Callable:
+    """`door`, behind which the networks recognise the photographs of all units, every second one with confidence."""
+
+    def asked(of: Mapping, compute: Callable, **how) -> object:
+        found = door(of, compute, **how)
+        if getattr(compute, "func", compute) is not idgi.predicted:
+            return found
+        rows = [
+            (photo.id, photo.label, name, photo.label, 0.9, "insertion" if place % CONFIDENT else idgi.ALL_METRICS)
+            for name, group in of.values()
+            for place, photo in enumerate(group)
+        ]
+        return pd.DataFrame(rows, columns=found.columns)
+
+    return asked
 
 
 def _networks(tally: Tally) -> dict[Callable, Callable]:

@@ -65,7 +65,7 @@ def finished(
     rows are the same to the bit on any number of cores and workers, in whichever order they finish.
     An interruption or a full disk loses at most the units in hand. A stored unit that cannot be read is
     computed again. Raises InputError without units, for args or a `compute` that have no digest, on a disk that is
-    full or not writable, and as `computed`.
+    full or not writable, where workers have other code, and as `computed`.
     """
     if not units:
         raise InputError(f"{label} was given no units to compute; give at least one image and one model.")
@@ -81,7 +81,8 @@ def finished(
         progress.initial = progress.n = len(units) - len(tasks)  # the time left is that of what is to be computed
         progress.refresh()
         try:
-            for _, used in workers.computed(tasks, _compute, folder=Path(cache), label=label):
+            how = {"module": _function(compute).__module__, "folder": Path(cache), "label": label}
+            for _, used in workers.computed(tasks, _compute, **how):
                 provenance.count_computed(used)
                 progress.update()
         except KeyboardInterrupt:
@@ -94,10 +95,14 @@ def finished(
 def _paths(units: Mapping[str, object], compute: Callable, cache: Path) -> dict[str, Path]:
     sources: dict[str, str] = {}
     shared = digest([compute, workers.unit_environment()], sources)
-    function = inspect.unwrap(compute.func if isinstance(compute, partial) else compute)
+    function = _function(compute)
     folder = cache / f"{function.__module__.rpartition('.')[2]}.{function.__qualname__}"
     names = {name: f"{quote(name, safe='')[:150]}-{digest([shared, args], sources)}" for name, args in units.items()}
     return {name: folder / f"{file}.parquet" for name, file in names.items()}
+
+
+def _function(compute: Callable) -> Callable:
+    return inspect.unwrap(compute.func if isinstance(compute, partial) else compute)
 
 
 def _seconds(path: Path, progress: tqdm) -> float | None:

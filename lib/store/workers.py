@@ -13,6 +13,7 @@ from threadpoolctl import threadpool_limits
 
 from lib import InputError
 from lib.store import provenance
+from lib.store.source import source_digest
 
 ADDRESS = "DASK_SCHEDULER_ADDRESS"  # the environment variable that Dask itself reads
 WAIT = "20s"  # for a scheduler to answer
@@ -61,15 +62,16 @@ def unit_environment() -> dict[str, object]:
 
 
 def computed(
-    tasks: Mapping[str, tuple], compute: Callable[..., dict], *, folder: Path, label: str
+    tasks: Mapping[str, tuple], compute: Callable[..., dict], *, module: str, folder: Path, label: str
 ) -> Iterator[tuple[str, dict]]:
     """(name, compute(*arguments)) of each task {name: arguments}, as they finish.
 
     In this process one after the other; on a cluster as many at once as there are workers. A worker that dies is
     replaced, and its task begins again. What was not finished when this is left is cancelled.
-    folder: that `compute` writes to, which all workers must share
+    module: whose code computes, which must be the same here and there; folder: that `compute` writes to, which all
+    workers must share
     Raises what `compute` raises; InputError where the cluster is lost, where workers die of a task one after the other,
-    and where they do not see `folder`.
+    where they have other code, and where they do not see `folder`.
     """
     client = cluster()
     if client is None:
@@ -78,7 +80,7 @@ def computed(
                 yield name, compute(*arguments)
         return
     _require_shared(client, folder)
-    yield from _on_workers(client, tasks, compute, label)
+    yield from _on_workers(client, tasks, functools.partial(_held, compute, module, source_digest(module)), label)
 
 
 def _on_workers(client, tasks: Mapping[str, tuple], compute: Callable[..., dict], label: str):
@@ -87,7 +89,7 @@ def _on_workers(client, tasks: Mapping[str, tuple], compute: Callable[..., dict]
 
     names = list(tasks)
     options = {"pure": False, "batch_size": 1000}
-    futures = client.map(functools.partial(_held, compute), list(tasks.values()), **options)
+    futures = client.map(compute, list(tasks.values()), **options)
     named = dict(zip(futures, names, strict=True))
     try:
         completed = as_completed(futures, loop=client.loop)
@@ -121,16 +123,30 @@ def _wait_for_one(completed, client, label: str) -> None:
             last_seen = time.monotonic()
 
 
-def _held(compute: Callable[..., dict], arguments: tuple) -> dict:
-    """compute(*arguments) in a worker, whose libraries are held to one thread for good."""
+def _held(compute: Callable[..., dict], module: str, code: str, arguments: tuple) -> dict:
+    """compute(*arguments) in a worker, whose libraries are held to one thread for good.
+
+    Raises InputError where the worker loaded a `module` of another `code` than the process that asks.
+    """
     global _limits
     import torch
 
+    if _code_of(module, code) != code:
+        raise InputError(
+            f"A worker has other code of {module} than this notebook: it was started before an edit, or in another "
+            "copy of the project; restart the workers, or type the same command again: finished units are kept."
+        )
     torch.set_num_threads(1)
     os.environ.pop(ADDRESS, None)  # what a unit asks for in its turn, it computes itself
     if _limits is None:
         _limits = threadpool_limits(1)
     return compute(*arguments)
+
+
+@functools.cache
+def _code_of(module: str, asked: str) -> str:
+    """The digest of a module's source as it is when it is first `asked` for, which tells later edits."""
+    return source_digest(module)
 
 
 @functools.cache

@@ -320,6 +320,14 @@ def test_workers_of_other_versions_or_mixed_kinds_are_refused(two, tmp_path, mon
         run(tmp_path)
 
 
+def test_workers_that_loaded_other_code_are_refused(two, tmp_path, monkeypatch):
+    """As after an edit in the middle of a run: the workers still have what they loaded."""
+    assert len(run(tmp_path / "before")) == 12
+    monkeypatch.setattr(workers, "source_digest", lambda module: "of the edited code")
+    with pytest.raises(InputError, match=r"^A worker has other code of test_cluster than this notebook"):
+        run(tmp_path / "after")
+
+
 def test_workers_that_do_not_see_the_folder_are_refused(two, tmp_path, monkeypatch):
     workers._require_shared.cache_clear()
     monkeypatch.setattr(workers, "_asked", lambda client, function, *_: {"tcp://a": False})

@@ -2,6 +2,7 @@
 
 import ast
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from lib import ROOT, InputError
 from lib.attacks.curvature import hessian_product
 from lib.attribution import Riemann, Straight, attribute, gradients
 from lib.attribution.forward import values
+from lib.data import readability
 from lib.data.imagenet import photographs
 from lib.experiments import idgi, subjects
 from lib.metrics.sanity import stages
@@ -28,6 +30,7 @@ from lib.run.rehearsal import rehearsed
 from lib.run.slicing import DOORS, needed, run_cells
 from lib.run.study import jobs_of, study
 from lib.store import units
+from lib.store.files import content_digest
 from lib.training.fit import digit_network, training_unit
 
 LITE, V2 = "efficientnet_lite0", "mobilenet_v2"  # of equal size
@@ -143,12 +146,35 @@ def test_digits_have_their_network_and_its_training_counts_once(planned, tmp_pat
     assert planned.tally.once == once and planned.tally.cut < 0  # what was spent on it is taken off the unit that did
 
 
-def test_what_networks_would_recognise_is_taken_as_recognised(planned):
+def test_what_networks_would_recognise_is_taken_as_recognised(planned, tmp_path):
+    """Predictions are units as all others, of which a thin one is computed; their rows are of every photograph."""
     photos = photographs("packaged")
-    seen = idgi.predicted(LITE, photos, "")
-    assert planned.tally.rows == {(LITE, "forward"): 20, (LITE, "decode"): 20}
-    confident = [each for _, _, kept in idgi.idgi_units(photos, seen, LITE, 4).values() for each in kept]
-    assert sum(confident) == 10
+    asked = idgi.prediction_units(photos, [LITE, "inception_v3"], size=16)
+    seen = units.evaluate(asked, partial(idgi.predicted, weights=""), cache=tmp_path, label="predictions")
+    assert [(each.networks, each.count) for each in planned.units] == [((LITE,), 2), (("inception_v3",), 2)]
+    each = planned.units[0].cost
+    assert rows(planned, 0) == {(LITE, "forward"): each[LITE, "forward"]} and each["rest"] > 0
+    assert each[LITE, "forward"] in (4, 10, 16)  # of the unit of 4, that of 16, or both
+    assert not planned.tally.rows  # outside of units
+    assert list(seen["image"]) == 2 * [photo.id for photo in photos]
+    assert list(seen["model"]) == 20 * [LITE] + 20 * ["inception_v3"]
+    for name in (LITE, "inception_v3"):
+        chosen = idgi.idgi_units(photos, seen, name, 4).values()
+        assert [photo.id for _, group, _ in chosen for photo in group] == [photo.id for photo in photos]
+        assert sum(kept for *_, confident in chosen for kept in confident) == 10
+
+
+def test_predictions_of_a_whole_set_are_planned_as_units(tmp_path):
+    """The cells of a notebook at 1,000 photographs: each network has a unit for 256 of them."""
+    job = jobs_of(study("smoke"), "idgi_stability")[0]
+    networks = job.values["networks"]
+    planner = Planner(Tally(), tmp_path)
+    with rehearsed(planner.tally, {"evaluate": planner.evaluate, "finished": planner.finished}, photos=1000):
+        values = job.values | {"output": str(tmp_path), "images": "/nowhere", "limit": 0, "group": 4}
+        assert run_cells(python_cells(read_notebook(job.path)), values) == []
+    counts = [(each.label, each.count) for each in planner.units]
+    assert counts == [("predictions", 4)] * len(networks) + [("maps of both versions", 250)] * len(networks)
+    assert not planner.tally.rows
 
 
 def test_photographs_that_are_not_there_are_copies_of_the_packaged_ones(tmp_path):
@@ -157,6 +183,20 @@ def test_photographs_that_are_not_there_are_copies_of_the_packaged_ones(tmp_path
         assert len(subjects.photographs("/nowhere")) == 50_000
     assert len({photo.id for photo in found}) == 1000 and len({photo.path for photo in found}) == 20
     assert subjects.photographs is photographs  # and everything is as before
+
+
+def test_photographs_that_are_not_there_are_not_looked_at(tmp_path, monkeypatch):
+    """Neither those that are explained nor those that references are drawn from."""
+    looked = []
+    monkeypatch.setattr(readability, "content_digest", lambda path: looked.append(path) or content_digest(path))
+    with rehearsed(Tally(), {}, photos=50):
+        units_of = partial(subjects.subject_units, LITE, images="/nowhere", limit=0, digits_limit=0, group=10)
+        found = units_of(pool=30, cache=tmp_path)
+        assert len(found) == 5 and len(next(iter(found.values()))().pool) == 30
+        assert len(readability.readable(subjects.photographs("/nowhere"), cache=tmp_path)) == 50
+    assert not looked
+    readability.readable(photographs("packaged"), cache=tmp_path)
+    assert len(looked) == 20
 
 
 @pytest.mark.parametrize("name", ["inception_v3", "xalexnet"])
@@ -169,10 +209,9 @@ def test_a_stand_in_is_as_large_as_its_network_and_has_as_many_stages(name):
 
 def test_a_larger_network_takes_longer_and_more_memory(monkeypatch):
     monkeypatch.setattr(counting, "LONG", 0.0)
-    small, large = (row_seconds(name, {"decode"}) for name in (V2, "resnet34"))
+    small, large = (row_seconds(name, set()) for name in (V2, "resnet34"))
     assert all(large[kind] > small[kind] > 0 for kind in ("forward", "backward"))
     assert large["memory"] > 21.8e6 * 4 / 1e9  # its weights
-    assert 0 < small["decode"] < 1
 
 
 # -- thin units --------------------------------------------------------------------------------------------------------
@@ -276,6 +315,13 @@ def test_predicted_units_take_what_they_take(tmp_path):
         with rehearsal.replaced({units.evaluate: evaluate, units.finished: finished}):
             run_cells(python_cells(read_notebook(job.path)), values)
         assert sum(seconds) / 2 < predicted.unit_seconds < 2 * sum(seconds)
+
+
+def test_two_notebooks_at_a_time_leave_no_worker_waiting():
+    """Three units of 2 s on two workers take 4 s alone, and 3 where another notebook fills the rest."""
+    one = prediction.Prediction("one", (prediction.Part("", 3, (), 1.5, 0.5),), own=1, seconds=5, memory=0, disk=0)
+    assert prediction.together([one, one], 2) == 8
+    assert prediction.together([replace(one, seconds=7)], 1) == 7
 
 
 def test_bad_input_is_refused():

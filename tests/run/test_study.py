@@ -16,8 +16,9 @@ from tiny_project import PARAMETERS, TABLE, reason, refusal, write_notebook, wri
 
 from lib import ROOT
 from lib.run.commands import claim, main, plan, reproduce, verify
-from lib.run.execution import Live, clock, publishable
+from lib.run.execution import publishable
 from lib.run.ledger import fingerprint, read_json, why
+from lib.run.live import Line
 from lib.run.study import jobs_of, study
 
 # -- running, skipping, and the reasons ----------------------------------------------------------------------
@@ -322,13 +323,14 @@ def test_a_dead_kernel_is_a_failure_with_a_cause(root, capsys):
     assert "first: FAILED: the kernel died, most often because the memory was used up" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interruption_says_what_is_kept_and_how_to_go_on(root, number):
-    write_notebook(root, "second", "open('started', 'w').close()\nimport time\ntime.sleep(60)")
+@pytest.mark.parametrize(("number", "lanes"), [(signal.SIGTERM, 1), (signal.SIGINT, 2)])
+def test_an_interruption_says_what_is_kept_and_how_to_go_on(root, number, lanes):
+    for name in ("second", "third")[:lanes]:
+        write_notebook(root, name, f"open('started-{name}', 'w').close()\nimport time\ntime.sleep(60)")
     code = "import sys; from pathlib import Path; from lib.run.commands import main\n"
-    code += "sys.exit(main(['reproduce'], root=Path(sys.argv[1])))"
+    code += "sys.exit(main(['reproduce', '--workers', sys.argv[2]], root=Path(sys.argv[1])))"
     process = subprocess.Popen(
-        [sys.executable, "-c", code, str(root)],
+        [sys.executable, "-c", code, str(root), str(lanes)],
         cwd=ROOT,
         stderr=subprocess.PIPE,
         text=True,
@@ -337,7 +339,7 @@ def test_an_interruption_says_what_is_kept_and_how_to_go_on(root, number):
         preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 60
-    while not (root / "started").exists() and time.monotonic() < deadline:
+    while len(list(root.glob("started-*"))) < lanes and time.monotonic() < deadline:
         time.sleep(0.1)
     os.kill(process.pid, number)
     _, errors = process.communicate(timeout=30)
@@ -413,22 +415,11 @@ def test_progress_left_on_standard_error_is_not_published_and_messages_are():
 def test_a_notebooks_progress_bar_is_shown_while_it_runs(root, monkeypatch):
     """As tqdm writes it: a carriage return, then the bar, at most 60 characters wide on any terminal."""
     seen = []
-    monkeypatch.setattr(Live, "write", lambda self, text: seen.append(text))
+    monkeypatch.setattr(Line, "write", lambda self, text: seen.append(text))
     write_notebook(root, "first", "from tqdm import tqdm\nfor _ in tqdm(range(3), desc='images'):\n    pass")
     assert reproduce(study("laptop", root=root)) == 0
     assert any("images: 100%" in text and "3/3" in text for text in seen)
     assert max(map(len, seen)) <= 61
-
-
-def test_live_keeps_the_last_line_that_says_something():
-    live = Live("title", None)
-    for text in ("first\nsecond\n", "\r 10%|", "\r 20%|", "\r      ", "\r"):
-        live.write(text)
-    assert live.note == "20%|"
-
-
-def test_clock():
-    assert [clock(s) for s in (7, 59.6, 754.2, 3723)] == ["0:07", "1:00", "12:34", "1:02:03"]
 
 
 # -- verification --------------------------------------------------------------------------------------------

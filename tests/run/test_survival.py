@@ -14,7 +14,7 @@ from tiny_project import TABLE, reason, refusal, write_notebook, write_yaml
 
 from lib import ROOT, InputError
 from lib.reporting import report
-from lib.run import commands
+from lib.run import reproduction
 from lib.run.commands import main, plan, reproduce, verify
 from lib.run.ledger import read_json
 from lib.run.notebooks import read_notebook
@@ -208,7 +208,7 @@ def test_a_disk_that_fills_at_any_write_is_one_sentence_and_loses_nothing_finish
 def test_a_disk_that_fills_inside_a_notebook_ends_the_run_and_says_what_to_do(root, line, capsys):
     write_notebook(root, "first", line)
     write_notebook(root, "second", "1 + 1")
-    assert main(["reproduce"], root=root) == 2
+    assert main(["reproduce", "--workers", "1"], root=root) == 2
     said = capsys.readouterr()
     assert said.err.startswith("The disk is full")
     assert "second" not in said.out
@@ -270,8 +270,8 @@ def test_the_folder_is_held_from_before_the_first_notebook_until_after_the_last(
             pass
         seen.append(True)
 
-    monkeypatch.setattr(commands, "_rewrite_page", held)
-    monkeypatch.setattr(commands, "_rewrite_readme", held)
+    monkeypatch.setattr(reproduction, "_rewrite_page", held)
+    monkeypatch.setattr(reproduction, "_rewrite_readme", held)
     assert reproduce(study("laptop", root=root)) == 0
     assert len(seen) == 2
 
@@ -293,7 +293,7 @@ def test_a_notebook_is_credited_with_what_it_wrote_and_nothing_else(root):
 def test_the_page_is_named_at_the_start_and_rewritten_after_every_notebook(root, monkeypatch, capsys):
     (root / "params").mkdir()
     (root / "params" / "claims.yaml").write_text("{}\n")
-    monkeypatch.setattr(commands, "load_registry", lambda path: [])
+    monkeypatch.setattr(reproduction, "load_registry", lambda path: [])
     write_notebook(root, "second", TABLE.format(name="second", value=1))
     write_notebook(root, "report", "1 + 1")
     seen = []
