@@ -8,7 +8,7 @@ import torch
 from PIL import Image, ImageOps
 from torchvision import datasets
 
-from lib import InputError, nearest
+from lib import InputError, MissingData, nearest
 from lib.data.digits import Digits, digits
 from lib.data.image_files import read_image
 
@@ -44,7 +44,8 @@ def image_set(name: str, part: str, *, root: str | Path = "", limit: int = 0) ->
     layout; flowers17 is <root>/17flowers/jpg/image_0001.jpg ... image_1360.jpg, 80 of each class in turn. part: train
     or test. limit: only so many, evenly spaced, of mnist_5k the first; 0 for all.
     The preparation is that of Chen et al. (2019), without their augmentation of GTSRB and Flower.
-    Raises InputError for an unknown name or part, a limit below 0, and where the files are missing or cannot be read.
+    Raises MissingData where files of the set are not there; InputError for an unknown name or part, a limit below 0,
+    and, naming it, for a file that cannot be read: training and test sets are whole or not used.
     """
     for what, given, allowed in (("image set", name, SETS), ("part", part, PARTS)):
         if given not in allowed:
@@ -54,7 +55,7 @@ def image_set(name: str, part: str, *, root: str | Path = "", limit: int = 0) ->
     if name == "mnist_5k":
         return digits(part).take(slice(limit or None))
     if not root:
-        raise InputError(f"{name} is not packaged: give DATASETS=<the folder that has it>, or leave it out.")
+        raise MissingData(f"This needs {name}, which is not packaged: give DATASETS=<the folder that has it>.")
     items = _flowers17(Path(root), part) if name == "flowers17" else _torchvision(name, part, root)
     rows = [index * len(items) // limit for index in range(limit)] if 0 < limit < len(items) else range(len(items))
     x, labels = [], []
@@ -65,7 +66,8 @@ def image_set(name: str, part: str, *, root: str | Path = "", limit: int = 0) ->
         except InputError:  # of an image that is named already
             raise
         except Exception as error:  # Pillow raises a dozen unrelated types for damaged files
-            raise InputError(f"image {row} of {name} ({part}) below {root} cannot be read: {error}.") from error
+            file = items._samples[row][0]  # of GTSRB, whose files alone torchvision opens
+            raise InputError(f"{file} cannot be used: {error}; unpack the archive of {name} again.") from error
         labels.append(label)
     return Digits(torch.stack(x), torch.tensor(labels), [f"{name}-{part}-{row:05d}" for row in rows])
 
@@ -73,21 +75,23 @@ def image_set(name: str, part: str, *, root: str | Path = "", limit: int = 0) ->
 def _torchvision(name: str, part: str, root: str | Path):
     kind = getattr(datasets, SETS[name].kind)
     options = {"train": part == "train"} if "mnist" in name else {"split": part}
+    options |= {"loader": read_image} if name == "flowers102" else {}
+    fetch = f"from torchvision.datasets import {kind.__name__} as s; s('{root}', download=True)"
+    advice = f'type `python -c "{fetch}"`, or give DATASETS=<the folder that has it>.'
     try:
         return kind(root, **options, download=False)
-    except (RuntimeError, OSError) as error:
-        fetch = f"from torchvision.datasets import {kind.__name__} as s; s('{root}', download=True)"
-        raise InputError(
-            f'{name} is not below {root} ({error}); type `python -c "{fetch}"`, or give the folder that has it.'
-        ) from error
+    except Exception as error:  # of torchvision, NumPy, SciPy: a dozen unrelated types for damaged files
+        if isinstance(error, FileNotFoundError) or "not found" in str(error):
+            raise MissingData(f"This needs {name}, which is not below {root} ({error}): {advice}") from error
+        raise InputError(f"{name} ({part}) below {root} is damaged ({error!r}); delete it, and {advice}") from error
 
 
 def _flowers17(root: Path, part: str) -> list[tuple[Path, int]]:
     files = sorted((root / "17flowers" / "jpg").glob("image_*.jpg"))
     if len(files) != 1360:
-        raise InputError(
-            f"{root}/17flowers/jpg holds {len(files)} of the 1360 images of 17flowers.tgz; unpack it there, or give "
-            "the folder that has it."
+        raise MissingData(
+            f"This needs flowers17, of whose 1360 images {root}/17flowers/jpg holds {len(files)}: unpack 17flowers.tgz "
+            "in 17flowers, or give DATASETS=<the folder that has it>."
         )
     order = np.random.RandomState(FLOWERS17_SEED).permutation(1360)
     by_class = [[row for row in order.tolist() if row // 80 == label] for label in range(17)]

@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from lib import InputError
 from lib.attribution import IDGI, Attribution, Blur, Guided, Riemann, SquaredGradient, Straight, attribute
@@ -26,18 +25,25 @@ from lib.models.zoo import Network, best_device
 
 CONFIDENT = 0.8  # probability above which an image takes part in AIC and SIC (TMLR code proba_filterer.py:87)
 ALL_METRICS = "AIC, SIC and insertion"
+BATCH = 16  # photographs that a network is asked about at once
 CURVE_POINTS = 100  # points of the stored information curves
 
 
-def predicted(name: str, photos: list[Photograph], weights: str = "") -> pd.DataFrame:
+def prediction_units(photos: list[Photograph], networks: list[str], size: int = 16 * BATCH) -> dict[str, tuple]:
+    """Units of `predicted`, {name: (network, photographs)}; at multiples of BATCH their rows are equal to the bit."""
+    groups = [photos[start : start + size] for start in range(0, len(photos), size)]
+    return {f"{name}-{group[0].id}-{len(group)}": (name, group) for name in networks for group in groups}
+
+
+def predicted(name: str, photos: list[Photograph], *, weights: str = "") -> pd.DataFrame:
     """One row per photograph: its class, the network's, the probability of its class, and whether it takes part.
 
     `used` is ALL_METRICS (correct, p > .8), "insertion" (correct) or "no" (misclassified).
     """
     network = network_named(name, weights)
     rows = []
-    groups = [photos[start : start + 16] for start in range(0, len(photos), 16)]
-    for group in tqdm(groups, desc=f"{name}: predictions", unit="16 photographs", mininterval=0.5, leave=False):
+    for start in range(0, len(photos), BATCH):
+        group = photos[start : start + BATCH]
         x, target = batch(network, group)
         with torch.no_grad():
             probability = network.model(x).softmax(1)

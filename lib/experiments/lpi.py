@@ -20,7 +20,7 @@ from lib.attribution.nodes import share_of
 from lib.attribution.references import FromPool, Single
 from lib.data.digits import Digits, digits
 from lib.experiments.recalibration import BY_POINT, removal_rows
-from lib.experiments.subjects import Key, Subject
+from lib.experiments.subjects import Key, Subject, content_of
 from lib.metrics.ranking import descending
 from lib.models.zoo import Network
 from lib.store.digest import content_key
@@ -34,7 +34,7 @@ FRACTIONS = (0.1, 0.3, 0.5, 0.7, 0.9)  # of the pixels removed before retraining
 
 def local_set(network: Network, pool: Tensor, *, clusters: int, cache: Path, seed: int = 0) -> LocalReferences:
     """The offline stage for a pool, computed once for each content and order of it, weights, clusters and seed."""
-    key = content_key(f"local-{network.name}", local_set, network.name, network.model.state_dict(), pool)
+    key = content_key(f"local-{network.name}", local_set, network.name, content_of(network, pool))
     asked = {"cache": cache, "key": key, "clusters": clusters, "references": REFERENCES, "seed": seed}
     return cached_local_references(lambda: logits_of(network.model, pool), **asked)
 

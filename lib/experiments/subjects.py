@@ -1,5 +1,7 @@
 """What the studies explain: photographs with an ImageNet network, or digits with a small one trained on the spot."""
 
+import json
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -7,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lib import InputError
 from lib.attribution.references import FromPool, drawn_from
@@ -16,6 +18,7 @@ from lib.data.imagenet import Photograph, load_image, photographs
 from lib.data.readability import readable, unreadable
 from lib.models.zoo import Network, best_device, load_network
 from lib.store.digest import digest
+from lib.store.files import write_atomically
 from lib.training.fit import digit_network
 
 DIGITS = "mnist_cnn"
@@ -96,9 +99,9 @@ def subject_units(
     parts = grouped(photographs(images, limit or None), group, cache=cache, fewest=fewest)
     drawn = photographs(images, pool)
     faults = unreadable(drawn, cache=cache)
-    shared = tuple(photo for photo in drawn if photo not in faults) or tuple(parts[0][:1])
+    shared = _listed([photo for photo in drawn if photo not in faults] or parts[0][:1], cache)
     load = partial(load or network_named, name, weights)
-    return {f"{name}-{part[0].id}-{len(part)}": partial(_photographed, load, part, shared) for part in parts}
+    return {f"{name}-{part[0].id}-{len(part)}": partial(_photographed, load, part, shared, cache) for part in parts}
 
 
 def grouped(photos: list[Photograph], size: int, *, cache: Path | None, fewest: int = 1) -> list[list[Photograph]]:
@@ -126,12 +129,24 @@ def _digits(bias: bool, start: int, stop: int, cache: Path) -> Subject:
     return Subject(network, x, target, chosen.ids, digits("train").x.to(device), [-1] * len(x))
 
 
-def _photographed(load: Callable[[], Network], photos: list[Photograph], shared: tuple[Photograph, ...]) -> Subject:
+def _listed(shared: list[Photograph], cache: Path) -> str:
+    """The digest of a pool, under which `cache` keeps the list of its photographs, so that units need not carry it."""
+    content = digest(shared)
+    rows = [(os.path.abspath(photo.path), photo.label, photo.id) for photo in shared]
+    write_atomically(_list_file(cache, content), json.dumps(rows))
+    return content
+
+
+def _list_file(cache: Path, content: str) -> Path:
+    return Path(cache) / f"pool-{content}.json"
+
+
+def _photographed(load: Callable[[], Network], photos: list[Photograph], shared: str, cache: Path) -> Subject:
     network = load()
     x, target = batch(network, photos)
-    ids = [photo.id for photo in shared]
-    own = [ids.index(photo.id) if photo.id in ids else -1 for photo in photos]
-    return Subject(network, x, target, [photo.id for photo in photos], _pool(network, shared, digest(shared)), own)
+    ids = [photo.id for photo in photos]
+    places, pool = _pool(network, shared, cache)
+    return Subject(network, x, target, ids, pool, [places.get(each, -1) for each in ids])
 
 
 def network_named(name: str, weights: str) -> Network:
@@ -150,8 +165,22 @@ def _digit_network(cache: Path, bias: bool) -> Network:
 
 
 @lru_cache(maxsize=1)
-def _pool(network: Network, shared: tuple[Photograph, ...], content: str) -> Tensor:
-    return batch(network, list(shared))[0]
+def _pool(network: Network, content: str, cache: Path) -> tuple[dict[str, int], Tensor]:
+    """{id: place} and the images of a pool, see `_listed`."""
+    rows = json.loads(_list_file(cache, content).read_text(encoding="utf-8"))
+    shared = [Photograph(Path(path), label, name) for path, label, name in rows]
+    return {photo.id: place for place, photo in enumerate(shared)}, batch(network, shared)[0]
+
+
+def content_of(network: Network, pool: Tensor) -> str:
+    """The digest of a network's weights and of a pool; gigabytes, read once as long as nothing is written to them."""
+    tensors = (*network.model.state_dict().values(), pool)
+    return _content(network.model, pool, tuple(each._version for each in tensors))
+
+
+@lru_cache(maxsize=1)
+def _content(model: nn.Module, pool: Tensor, versions: tuple[int, ...]) -> str:
+    return digest([model.state_dict(), pool])
 
 
 def batch(network: Network, photos: list[Photograph]) -> tuple[Tensor, Tensor]:

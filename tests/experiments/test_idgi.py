@@ -1,5 +1,7 @@
 """What is computed for one unit: tidy, complete, and the same however photographs are grouped."""
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,8 +12,9 @@ from lib import InputError
 from lib.attribution import IDGI, Riemann, Straight
 from lib.attribution.gradients import random_maps
 from lib.data.imagenet import photographs
-from lib.experiments import axioms, idgi
+from lib.experiments import axioms, idgi, subjects
 from lib.models.zoo import Network
+from lib.store.units import evaluate
 
 KEYS = ["image", "path", "rule", "steps", "mode", "metric"]
 RULES = {"riemann": Riemann("trapezoid"), "idgi": IDGI()}
@@ -31,6 +34,38 @@ def small(network, monkeypatch):
     monkeypatch.setattr(idgi, "network_named", lambda name, weights: network)
     monkeypatch.setattr(idgi, "best_device", lambda: torch.device("cpu"))
     return network
+
+
+def test_predictions_are_the_same_from_one_unit_and_from_several(small, tmp_path, monkeypatch):
+    """To the bit and in the same order, and so are the units of maps that are chosen by them."""
+    monkeypatch.setattr(idgi, "BATCH", 4)
+    monkeypatch.setattr(subjects, "best_device", lambda: torch.device("cpu"))
+    photos = photographs(limit=11)
+
+    def prediction(size):
+        asked = idgi.prediction_units(photos, ["small", "other"], size)
+        assert len(asked) == 2 * -(-len(photos) // size)
+        compute = partial(idgi.predicted, weights="")
+        return evaluate(asked, compute, cache=tmp_path / str(size), label="predictions")
+
+    whole = prediction(16)
+    assert list(whole["image"]) == 2 * [photo.id for photo in photos]
+    assert list(whole["model"]) == 11 * ["small"] + 11 * ["other"]
+    for size in (4, 8):
+        pd.testing.assert_frame_equal(prediction(size), whole, check_exact=True)
+    # By hand: a batch of 4 photographs at a time, of which the third has three.
+    x, target = zip(*(subjects.batch(small, photos[start : start + 4]) for start in (0, 4, 8)), strict=True)
+    answers = [small.model(each).softmax(1) for each in x]
+    assert whole["predicted"][:11].tolist() == [label for each in answers for label in each.argmax(1).tolist()]
+    own = [p[range(len(labels)), labels].tolist() for p, labels in zip(answers, target, strict=True)]
+    assert whole["probability"][:11].tolist() == [p for each in own for p in each]
+    chosen = whole.assign(used=["insertion", idgi.ALL_METRICS, "no", "insertion"] * 5 + ["no", "insertion"])
+    for name in ("small", "other"):
+        groups = idgi.idgi_units(photos, chosen, name, 3)
+        kept = chosen[(chosen["model"] == name) & (chosen["used"] != "no")]
+        assert [photo.id for _, group, _ in groups.values() for photo in group] == list(kept["image"])
+        confident = [each for *_, flags in groups.values() for each in flags]
+        assert confident == list(kept["used"] == idgi.ALL_METRICS)
 
 
 SETTINGS = {"steps": 4, "sweep": [2], "modes": ["corrected", "released"], "webp": []}

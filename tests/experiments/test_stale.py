@@ -1,5 +1,6 @@
 """What the studies keep depends on all that it is computed from: photographs, weights, image sets, pools."""
 
+import pickle
 from dataclasses import replace
 from functools import partial
 
@@ -132,15 +133,27 @@ def test_a_network_is_loaded_again_when_its_weights_were_replaced(named, tmp_pat
     assert loaded == [b"one", b"two"]
 
 
-def test_a_pool_is_read_again_when_a_photograph_of_it_was_replaced(folder, monkeypatch):
+def test_a_pool_is_read_again_when_a_photograph_of_it_was_replaced(folder, tmp_path):
     network = Network("made up", nn.Identity(), 8, 8, "bilinear", (0.0,) * 3, (1.0,) * 3, "made-up")
     load = partial(lambda network: network, network)
     photos = photographs(str(folder))
     pools = []
     for colour in ((1, 1, 1), (2, 2, 2)):
         repaint(photos[0].path, colour)
-        pools.append(subjects._photographed(load, photos[2:4], tuple(photos[:2])).pool)
+        shared = subjects._listed(photos[:2], tmp_path)
+        pools.append(subjects._photographed(load, photos[2:4], shared, tmp_path).pool)
     torch.testing.assert_close(pools[1][0] - pools[0][0], torch.full((3, 8, 8), 1 / 255))
+
+
+def test_what_a_unit_carries_does_not_grow_with_its_pool(folder):
+    """Neither what travels to a worker nor the files that its key is made of."""
+    few, many = (next(iter(UNITS["subjects"](**chosen(folder, pool=pool)).values())) for pool in (1, 8))
+    assert len(pickle.dumps(few)) == len(pickle.dumps(many)) < 2000
+    assert digest(few) != digest(many)
+    before = digest(many)
+    for photo in photographs(str(folder))[2:]:  # those that it does not explain
+        repaint(photo.path, (7, 7, 7))
+    assert digest(many) == before != digest(next(iter(UNITS["subjects"](**chosen(folder, pool=8)).values())))
 
 
 # -- what is trained or clustered on the spot --------------------------------------------------------------------------
@@ -211,3 +224,17 @@ def test_clusters_depend_on_the_weights_and_on_the_pools_content_and_order(tmp_p
         model[1].weight[0, 0, 0, 0] += 1e-7
     lpi.local_set(network, pool, clusters=1, cache=tmp_path)
     assert len(set(made)) == 5
+    with torch.no_grad():
+        pool[0, 0, 0, 0] += 0.5
+    lpi.local_set(network, pool, clusters=1, cache=tmp_path)
+    assert len(set(made)) == 6
+
+
+def test_a_pool_is_read_once_for_all_clusters_of_it(tmp_path, monkeypatch):
+    read = []
+    monkeypatch.setattr(lpi, "cached_local_references", lambda logits, *, key, **_: key)
+    monkeypatch.setattr(subjects, "digest", lambda value: read.append(value) or digest(value))
+    pool = digits("train").x[:8].clone()
+    network = Network("mnist_cnn", fit.digit_cnn(seed=0), 28, 28, "bilinear", MEAN, STD, "small-cnn")
+    found = {lpi.local_set(network, pool, clusters=each, cache=tmp_path) for each in (1, 2, 3)}
+    assert len(found) == len(read) == 1
