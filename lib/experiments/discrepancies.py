@@ -8,6 +8,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from lib import InputError
 from lib.attribution import Lines, Recalibrated, Riemann, Weighted, attribute
 from lib.attribution.forward import values_and_gradients
 from lib.attribution.gate import gate
@@ -25,7 +26,10 @@ def released_schedule(of: Subject, references: UniformNoise, points: int) -> tup
     """The released default, pass by pass: k R samples, sample j with reference j mod R and alpha_{j mod k}.
 
     Returns its re-calibrated map (B, C, H, W) and the passes it took, in images (AR:IG_SG.py:128-168).
+    Raises InputError for fewer than two points.
     """
+    if points < 2:
+        raise InputError(f"points is {points}; the released schedule divides by points - 1: give 2 or more")
     model, x, target = gate(of.model, of.x, of.target)
     total, valid = torch.zeros_like(x), torch.zeros_like(x)
     for j in range(points * references.count):

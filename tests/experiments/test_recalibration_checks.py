@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from lib.experiments import recalibration_checks
+from lib import InputError
+from lib.experiments import discrepancies, recalibration_checks
 from lib.experiments.recalibration import BY_POINT, BY_REFERENCE, integral_maps
 from lib.experiments.subjects import DIGITS, Subject
 from lib.metrics.diffid import RATIOS
@@ -196,3 +197,10 @@ def test_cascade_maps_are_those_that_sanity_compares(digit, sane):
     found = similarities(maps[BY_POINT]["original"], maps[BY_POINT]["Conv2d 2"])["ssim"]
     rows = sane[(sane["stage"] == "Conv2d 2") & (sane["path"] == "uniform") & (sane["metric"] == "ssim")]
     assert rows[rows["rule"] == BY_POINT]["value"].tolist() == pytest.approx(found.tolist())
+
+
+def test_the_released_schedule_needs_two_points():
+    of = subject("cnn", cnn(3), 3)
+    with pytest.raises(InputError, match="points is 1; the released schedule divides by points - 1"):
+        discrepancies.pairing(of, points=1, references=3)
+    assert len(discrepancies.pairing(of, points=2, references=3)) > 0
