@@ -78,13 +78,13 @@ def _images(found: int) -> dict[Callable, Callable]:
 def _recognising(door: Callable) -> Callable:
     """`door`, behind which the networks recognise the photographs of all units, every second one with confidence."""
 
-    def asked(of: Mapping, compute: Callable, **how) -> object:
-        found = door(of, compute, **how)
+    def asked(units: Mapping, compute: Callable, **how) -> object:  # as the doors name them
+        found = door(units, compute, **how)
         if getattr(compute, "func", compute) is not idgi.predicted:
             return found
         rows = [
             (photo.id, photo.label, name, photo.label, 0.9, "insertion" if place % CONFIDENT else idgi.ALL_METRICS)
-            for name, group in of.values()
+            for name, group in units.values()
             for place, photo in enumerate(group)
         ]
         return pd.DataFrame(rows, columns=found.columns)

@@ -150,7 +150,8 @@ def test_what_networks_would_recognise_is_taken_as_recognised(planned, tmp_path)
     """Predictions are units as all others, of which a thin one is computed; their rows are of every photograph."""
     photos = photographs("packaged")
     asked = idgi.prediction_units(photos, [LITE, "inception_v3"], size=16)
-    seen = units.evaluate(asked, partial(idgi.predicted, weights=""), cache=tmp_path, label="predictions")
+    how = {"compute": partial(idgi.predicted, weights=""), "cache": tmp_path, "label": "predictions"}
+    seen = units.evaluate(units=asked, **how)  # named, as some notebooks do
     assert [(each.networks, each.count) for each in planned.units] == [((LITE,), 2), (("inception_v3",), 2)]
     each = planned.units[0].cost
     assert rows(planned, 0) == {(LITE, "forward"): each[LITE, "forward"]} and each["rest"] > 0
