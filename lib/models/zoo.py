@@ -15,11 +15,13 @@ from lib import InputError, MissingData, nearest
 from lib.data.image_files import rgb
 from lib.models.checkpoints import fill, read_weights
 from lib.models.fold import prepare
+from lib.models.keras_weights import squeezenet_weights
 from lib.models.layers import IMAGENET, Normalize
 from lib.store.files import package_folder
 
 LITE = (127 / 255,) * 3, (128 / 255,) * 3
 HALF = (0.5,) * 3, (0.5,) * 3
+CAFFE = (123.68 / 255, 116.779 / 255, 103.939 / 255), (1 / 255,) * 3  # pixels from 0 to 255 without their means
 PYTORCH = "https://download.pytorch.org/models"
 CADENE = "https://github.com/rwightman/pytorch-image-models/releases/download/v0.1-cadene"
 TIMM = ("efficientnet-lite", "xception")
@@ -49,6 +51,10 @@ NETWORKS = {
     "efficientnet_lite0": _lite(0, "efficientnet-lite0-57934424.pth", 224),
     "efficientnet_lite1": _lite(1, "efficientnet-lite1-77cc7160.pth", 240),
     "efficientnet_lite2": _lite(2, "efficientnet-lite2-9656183e.pth", 260),
+    # the network of Ghorbani et al. (AAAI 2019) and of the LENS paper's Fig. 2
+    "squeezenet1_1": Recipe(
+        "squeezenet", "squeezenet1_1", "ndf/example_models/weights/squeezenet_weights.pkl", 256, 227, statistics=CAFFE
+    ),
     # torchvision's second weight sets (IMAGENET1K_V2), which the study uses, and the first ones as a control
     "resnet50": Recipe("residual", "resnet50", f"{PYTORCH}/resnet50-11ad3fa6.pth", 232),
     "resnet101": Recipe("residual", "resnet101", f"{PYTORCH}/resnet101-cd907fc2.pth", 232),
@@ -107,7 +113,7 @@ def load_network(
     """The network `name` of NETWORKS with its ImageNet weights, on `device` (default: the best).
 
     `weights` is a weight file, or a folder that holds it under its published name or as `<name>.pth`.
-    Otherwise EfficientNet-Lite weights come from their packages and all others by download.
+    Otherwise the weights of EfficientNet-Lite and SqueezeNet come from their packages and all others by download.
     `prepared=False` leaves out `prepare`: eval mode, but trainable and with every layer as published.
     Also turns off TF32 and cuDNN's autotuning in this process, so that a GPU repeats its maps exactly.
     Raises InputError for an unknown name and for weights that are unreadable or of another network; MissingData for
@@ -141,8 +147,8 @@ def untrained_model(name: str) -> nn.Module:
 
 def trained_model(name: str, weights: str | None) -> nn.Module:
     """The bare network with its weights, every tensor accounted for; see `load_network`."""
-    family, file = NETWORKS[name].family, _weight_file(name, weights)
-    state, model = read_weights(file), untrained_model(name)
+    family, file, model = NETWORKS[name].family, _weight_file(name, weights), untrained_model(name)
+    state = squeezenet_weights(file) if family == "squeezenet" else read_weights(file)
     if family == "efficientnet-lite":
         state = _in_order(state, model.state_dict(), file)
     if family == "densenet":  # the published files say norm.1 where the module is named norm1

