@@ -197,6 +197,7 @@ def _rows(of: Subject, found: dict[str, dict[tuple[str, str], Tensor]], right: T
             {
                 "image": ids,
                 "label": labels,
+                "group": of.images[0],  # whose images are each other's chance level
                 "method": method,
                 "mode": mode,
                 "metric": metric,

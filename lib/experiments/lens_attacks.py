@@ -189,8 +189,9 @@ def _of_radius(table: pd.DataFrame, radius: int) -> pd.DataFrame:
 
 def _rows(of: Subject, scores: dict[str, Tensor]) -> pd.DataFrame:
     ids, labels = zip(*of.items, strict=True)
+    about = {"image": ids, "label": labels, "group": of.images[0]}  # whose images are each other's chance level
     parts = [
-        pd.DataFrame({"image": ids, "label": labels, "metric": name, "value": values.double().cpu().numpy()})
+        pd.DataFrame({**about, "metric": name, "value": values.double().cpu().numpy()})
         for name, values in scores.items()
     ]
     return pd.concat(parts, ignore_index=True)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pandas as pd
 
+from lib.data.tabular import TRAIN, VALID
 from lib.experiments.sparsity import CURVE, KEYS
 
 PUBLISHED_CROSSING = 32  # references with which Expected Gradients are said to reach X-Gradient
@@ -121,9 +122,10 @@ def at_chosen(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([picked, first.assign(value=first["strength"])], ignore_index=True).assign(strength=np.nan)
 
 
-def sparsity_table(rows: pd.DataFrame, exact: pd.DataFrame) -> pd.DataFrame:
+def sparsity_table(rows: pd.DataFrame, exact: pd.DataFrame, *, size: int) -> pd.DataFrame:
     """The tidy table that claims are judged by, its column `experiment` as params/claims.yaml explains it.
 
+    size: rows of the table that was split; column `overlap`: test rows / training rows.
     crossing_off (derived): |log2 of the crossing / 32| of each seed, undefined where there is none.
     """
     of_curve, chosen = curve(rows), at_chosen(rows)
@@ -142,4 +144,5 @@ def sparsity_table(rows: pd.DataFrame, exact: pd.DataFrame) -> pd.DataFrame:
     }
     found = pd.concat([part.assign(experiment=name) for name, part in parts.items()], ignore_index=True)
     found = found.fillna({"method": "comparison", "references": 0, "seed": rows["seed"].min()})
-    return found.astype({"references": int, "seed": int})[["experiment", *KEYS]]
+    found = found.astype({"references": int, "seed": int})[["experiment", *KEYS]]
+    return found.assign(data="table", overlap=(size - TRAIN - VALID) / TRAIN)

@@ -6,42 +6,41 @@ import pandas as pd
 
 from lib import InputError
 from lib.reporting.claims import PAPERS
-from lib.reporting.report import sides_of
+from lib.reporting.report import lines_of
 from lib.reporting.tables import to_markdown
 from lib.store.files import write_atomically
 
 
 def claims_block(claims: pd.DataFrame) -> str:
-    """The verdicts in Markdown: a table for each paper, folded under the count of its verdicts (corrected, if any)."""
+    """The verdicts in Markdown: a table for each paper, folded under the counts of its own claims' first verdicts.
+
+    A claim's first verdict is that of its first metric, with the paper's networks or photographs where there are any,
+    corrected where there is such a protocol.
+    """
     blocks = []
     for paper, rows in claims.groupby("paper", sort=False):
-        first = [
-            (sides_of(each)[0] or sides_of(each)[-1])[0]["verdict"] for _, each in rows.groupby("claim", sort=False)
-        ]
-        counts = ", ".join(f"{count} {verdict}" for verdict, count in pd.Series(first).value_counts().items())
-        summary = f"<summary><b>{PAPERS.get(paper, paper)}</b>: {counts}</summary>"
+        first = rows[rows["whose"] == "paper"].drop_duplicates("claim")
+        counts = ", ".join(f"{count} {verdict}" for verdict, count in first["verdict"].value_counts().items())
+        others = rows["claim"].nunique() - len(first)
+        said = f"{len(first)} claims: {counts}" if len(first) else "no claims"
+        summary = f"<summary><b>{PAPERS[paper].title}</b>: {said}; {others} audits, controls and identities</summary>"
         blocks.append(f"<details>{summary}\n\n{_claims_table(rows)}\n\n</details>")
     return "\n\n".join(blocks)
 
 
 def _claims_table(claims: pd.DataFrame) -> str:
-    """One line per claim, corrected beside released."""
+    """One line per claim, metric and population, corrected beside released."""
     lines = []
     for claim, rows in claims.groupby("claim", sort=False):
-        sides = sides_of(rows)
-        corrected, released = (_verdict(side) for side in (sides[0], sides[-1]))
-        shown = (sides[0] or sides[-1])[0]
-        lines.append(
-            {
-                "claim": claim,
-                "statement": rows["statement"].iloc[0],
-                "corrected": corrected,
-                "released": released,
-                "ours (95 % interval)": shown["ours"],
-                "n": shown["n"],
-                "published": rows["published"].iloc[0],
-            }
-        )
+        statement, whose = rows[["statement", "whose"]].iloc[0]
+        for line in lines_of(rows):
+            sides = line["sides"]
+            corrected, released = (_verdict(side) for side in (sides[0], sides[-1]))
+            shown = (sides[0] or sides[-1])[0]
+            row = {"claim": claim, "whose": whose, "statement": statement, "on": line["about"], "corrected": corrected}
+            row |= {"released": released, "ours (95 % interval)": shown["ours"], "n": shown["n"]}
+            lines.append(row | {"cells": shown["cells"], "published": rows["published"].iloc[0]})
+            claim = whose = statement = ""  # said once
     return to_markdown(pd.DataFrame(lines))
 
 

@@ -14,7 +14,7 @@ from lib.reporting.claims import PAPERS, Claim, judge, load_registry, read_prove
 from lib.reporting.tables import brackets
 from lib.store.files import write_atomically
 
-NUMBERS = ("estimate", "ci_low", "ci_high", "n", "p_holm")
+NUMBERS = ("estimate", "ci_low", "ci_high", "n", "cells", "cells_won", "p_holm")
 FIELDS = ("device", "seconds", "peak_memory_mb", "seed", "code", "parameters")
 
 
@@ -45,7 +45,7 @@ def page_of(
     """The HTML page; figures: {name: base64 of a WebP}, provenance: the content of provenance.json."""
     papers = {
         title: [_entry(claim, claims[claims["claim"] == claim.id]) for claim in registry if claim.paper == paper]
-        for paper, title in PAPERS.items()
+        for paper, (title, _) in PAPERS.items()
         if (claims["paper"] == paper).any()
     }
     templates = jinja2.Environment(loader=jinja2.PackageLoader("lib.reporting", "."), autoescape=True, trim_blocks=True)
@@ -70,17 +70,25 @@ def _embedded(picture: bytes) -> str:
 
 
 def _entry(claim: Claim, rows: pd.DataFrame) -> dict:
-    return {**vars(claim), "sides": sides_of(rows)}
+    return {**vars(claim), "statement": rows["statement"].iloc[0], "lines": lines_of(rows)}
 
 
-def sides_of(rows: pd.DataFrame) -> list[list[dict]]:
-    """A claim's verdicts in two columns, corrected and as released, or in one where a verdict concerns both.
+def lines_of(rows: pd.DataFrame) -> list[dict]:
+    """A claim's verdicts: a line for each metric and population, in two columns, corrected and as released, or in one
+    where a verdict concerns both.
 
     The code of a paper's own time, where it differs from the released code, stands below the latter.
     """
-    cells = {row.protocol: _cell(row) for row in rows.itertuples()}
-    sides = [[cells[p] for p in side if p in cells] for side in (("corrected",), ("released", "paper_era"))]
-    return sides if any(sides) else [list(cells.values())]
+    lines = []
+    for (metric, data), of in rows.groupby(["metric", "data"], sort=False):
+        # a paper's networks and others have lines of their own, which protocols share whatever networks they ran with
+        for own, part in of.groupby(of["network"] == "paper", sort=False):
+            cells = {row.protocol: _cell(row) for row in part.itertuples()}
+            sides = [[cells[p] for p in side if p in cells] for side in (("corrected",), ("released", "paper_era"))]
+            sides = sides if any(sides) else [list(cells.values())]
+            about = (metric, data, "the paper's network" if own else part["network"].iloc[0])
+            lines.append({"about": ", ".join(filter(None, about)), "sides": sides})
+    return lines
 
 
 def _cell(row) -> dict:
@@ -90,6 +98,8 @@ def _cell(row) -> dict:
         "verdict": row.verdict,
         "ours": brackets(row.estimate, row.ci_low, row.ci_high),
         "n": row.n,
+        "cells": f"{row.cells_won:.0f} of {row.cells:.0f} cells" if row.cells > 1 else "",
+        "every": {"holds": "in every cell", "fails": "not in every cell"}.get(row.every, ""),
         "p": "" if pd.isna(row.p_holm) else f"{row.p_holm:.2g}",
         "note": row.note,
     }

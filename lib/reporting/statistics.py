@@ -138,7 +138,7 @@ def interval(
     returns: mean, low, high
     Raises InputError for no values or NaN.
     """
-    values = _checked(values)
+    values = checked_values(values)
     index = np.arange(len(values)) if clusters is None else pd.factorize(pd.Series(clusters), sort=True)[0]
     sums, sizes = np.bincount(index, values), np.bincount(index)
     return bootstrap(
@@ -198,7 +198,7 @@ def sign_flip(values, *, seed: int = 0, resamples: int = RESAMPLES) -> float:
     takes six values. scipy's permutation_test(permutation_type="samples") of |Σ| gives the same p, in ten times as long
     for random signs and a thousand times for twenty values. Raises InputError for no values or NaN.
     """
-    values = _checked(values)
+    values = checked_values(values)
     observed = abs(values.sum()) - 1e-12 * np.abs(values).sum()  # sums that are equal but for rounding count
     if len(values) <= EXACT:
         sums = values[:1]  # |Σ| is even, so the first sign may stay
@@ -215,7 +215,7 @@ def sign_flip(values, *, seed: int = 0, resamples: int = RESAMPLES) -> float:
 
 def holm(p) -> np.ndarray:
     """Holm's adjusted p-values: max over j <= i of (m - j + 1) p_(j), at most 1, in the order given."""
-    p = _checked(p)
+    p = checked_values(p)
     order = np.argsort(p)
     adjusted = np.empty(len(p))
     adjusted[order] = np.maximum.accumulate((len(p) - np.arange(len(p))) * p[order]).clip(max=1)
@@ -228,13 +228,14 @@ def needed_n(values, *, level: float = 0.05) -> float:
     n = (z s / mean)^2 with z the two-sided normal quantile of `level` (to be divided by a family's size, to
     allow for Holm's correction). Infinite when the mean is 0; at least 6, the fewest a sign-flip test can do.
     """
-    values = _checked(values)
+    values = checked_values(values)
     if values.mean() == 0 or len(values) < 2:
         return math.inf
     return max(6, math.ceil((stats.norm.isf(level / 2) * values.std(ddof=1) / values.mean()) ** 2))
 
 
-def _checked(values) -> np.ndarray:
+def checked_values(values) -> np.ndarray:
+    """The values as an array; raises InputError for none, and for NaN."""
     values = np.asarray(values, dtype=float)
     if values.ndim != 1 or not len(values) or np.isnan(values).any():
         raise InputError(

@@ -3,148 +3,58 @@
 The registry (params/claims.yaml, whose header explains the kinds of test) fixes each claim's test before its
 result is seen. A verdict is one of
 
-    reproduced, contradicted   on the paper's own data and models, by its released protocol
-    holds here, fails here     elsewhere: an analogue of that setting, the corrected protocol, our controls
-    inconclusive               the data cannot decide; the note says how many images would
-    not run                    the note says what is missing
+    reproduced, contradicted                     with the paper's own data, networks and released protocol
+    holds, fails with the paper's network        with its networks and protocol on other photographs
+    holds here, fails here                       elsewhere, and for whatever is not the paper's own claim
+    inconclusive                                 the data could decide but do not; the note says how many images would
+    not testable here                            no outcome of these data could decide; the note says why
+    not run                                      the note says what is missing
 """
 
 import json
-import math
-from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
-from lib import ROOT, InputError, nearest
-from lib.reporting.claims import evidence, verdicts
-from lib.reporting.claims.verdicts import Finding
-from lib.reporting.stored import StoredScores, cells_of
+from lib.reporting.claims import agreement, evidence, verdicts
+from lib.reporting.claims.populations import EVERYTHING
+from lib.reporting.claims.populations import PAPERS as PAPERS
+from lib.reporting.claims.questions import Question, asked, conditions
+from lib.reporting.claims.registry import Claim as Claim
+from lib.reporting.claims.registry import among
+from lib.reporting.claims.registry import load_registry as load_registry
+from lib.reporting.claims.verdicts import NOT_TESTABLE, Finding
+from lib.reporting.stored import StoredScores, cells_of, select
 from lib.store.digest import digest
-from lib.store.files import read_yaml
 
 _known: dict[str, pd.DataFrame] = {}  # verdicts on a notebook's claims, by the digest of its table
 
 COLUMNS = [
     "claim",
+    "metric",
     "paper",
+    "whose",
+    "source",
     "statement",
     "notebook",
     "protocol",
+    "data",
+    "network",
+    "code",
+]
+COLUMNS += [
     "estimate",
     "ci_low",
     "ci_high",
     "n",
+    "cells",
+    "cells_won",
+    "every",
     "p_holm",
+    "published",
+    "verdict",
+    "note",
 ]
-COLUMNS += ["published", "verdict", "note"]
-PAPERS = {
-    "idgi": "Yang et al., CVPR 2023",
-    "tmlr": "Singhi & Kumari, TMLR 2024",
-    "recalibration": "Yang et al., ICLR 2023",
-    "lpi": "Yang et al., AAAI 2023",
-    "xdnn": "Hesse et al., NeurIPS 2021",
-    "lens": "Kamath et al., AAAI 2024",
-}
-PROTOCOLS = ("corrected", "released")
-FIELDS = {"statement": str, "notebook": str, "published": str, "protocols": list, "test": dict}
-SOURCES = ("abstract", "summary", "common", "code", "derived", "ours")
-KINDS = {  # kind: keys it must have, keys it may have
-    "order": ({"a", "b", "direction", "every"}, {"where", "change"}),
-    "share": ({"a", "b", "direction"}, {"where", "within"}),
-    "bound": ({"where", "statistic"}, {"at_most", "at_least"}),
-    "exclusion": ({"where", "defined", "at_most"}, set()),
-    "agree": ({"claims"}, set()),
-}
-VALUES = {  # key of a test: the values it may have, or their type
-    "direction": ("greater", "less"),
-    "statistic": ("max", "mean"),
-    "every": bool,
-    "change": str,
-    "claims": list,
-    "at_most": (int | float),
-    "at_least": (int | float),
-    **dict.fromkeys(("a", "b", "where", "within", "defined"), dict),
-}
-
-
-@dataclass(frozen=True)
-class Claim:
-    """One entry of the registry; the header of params/claims.yaml explains the fields."""
-
-    id: str
-    paper: str
-    statement: str
-    source: str
-    notebook: str
-    test: dict
-    published: str = ""
-    protocols: tuple[str, ...] = ()
-
-
-def load_registry(path: Path = ROOT / "params" / "claims.yaml") -> list[Claim]:
-    """The claims of a registry, checked.
-
-    Raises InputError, naming the claim, for an unknown or missing key, kind, paper, source or value.
-    """
-    found = read_yaml(path)
-    if not found or not isinstance(found, dict):
-        raise InputError(f"{path} holds no claims; give each as its name, and its fields below it.")
-    claims = [_claim(name, entry) for name, entry in found.items()]
-    known = {claim.id: claim for claim in claims}
-    for claim in claims:
-        for other in claim.test.get("claims", ()):
-            _among(f"claim {claim.id}: claims", other, known)
-            if known[other].notebook != claim.notebook or known[other].test["kind"] != "order":
-                raise InputError(f"claim {claim.id}: {other} must be an order claim of {claim.notebook}.")
-    return claims
-
-
-def _claim(name: str, entry: dict) -> Claim:
-    who = f"claim {name}"
-    if not isinstance(name, str) or not isinstance(entry, dict):
-        raise InputError(f"{who} must be a name with its fields below it; see the header of params/claims.yaml.")
-    _keys(who, entry, {"paper", "statement", "source", "notebook", "test"}, {"published", "protocols"})
-    for key, kind in FIELDS.items():
-        _typed(f"{who}: {key}", entry.get(key, kind()), kind)
-    _among(f"{who}: paper", entry["paper"], PAPERS)
-    _among(f"{who}: source", entry["source"], SOURCES)
-    _among(f"{who}: kind", entry["test"].get("kind"), KINDS)
-    _check_test(who, entry["test"])
-    for protocol in entry.get("protocols", ()):
-        _among(f"{who}: protocol", protocol, PROTOCOLS)
-    return Claim(name, **{**entry, "protocols": tuple(entry.get("protocols", ()))})
-
-
-def _keys(who: str, given: dict, required: set, optional: set) -> None:
-    for key in given:
-        _among(f"{who}: key", key, required | optional)
-    if missing := required - set(given):
-        raise InputError(f"{who} lacks {', '.join(sorted(missing))}; add it to params/claims.yaml.")
-
-
-def _among(what: str, given, allowed) -> None:
-    if given not in list(allowed):  # of a list, which has no hash, a dictionary cannot say so
-        raise InputError(f"{what} {given!r} is unknown; {nearest(given, allowed)}")
-
-
-def _typed(what: str, given, kind) -> None:
-    number = not isinstance(given, float) or math.isfinite(given)
-    if not isinstance(given, kind) or (isinstance(given, bool) and kind is not bool) or not number:
-        raise InputError(f"{what} {given!r} has the wrong type; see the header of params/claims.yaml.")
-
-
-def _check_test(who: str, test: dict) -> None:
-    required, optional = KINDS[test["kind"]]
-    _keys(f"{who}: test", test, {"kind"} | required, optional)
-    for key in set(test) - {"kind"}:
-        allowed = VALUES[key]
-        if isinstance(allowed, tuple):
-            _among(f"{who}: {key}", test[key], allowed)
-        else:
-            _typed(f"{who}: {key}", test[key], allowed)
-    if test["kind"] == "bound" and ("at_most" in test) == ("at_least" in test):
-        raise InputError(f"{who}: a bound needs either at_most or at_least.")
 
 
 def judge(results: Path, *, registry: list[Claim] | None = None) -> pd.DataFrame:
@@ -153,7 +63,7 @@ def judge(results: Path, *, registry: list[Claim] | None = None) -> pd.DataFrame
     A notebook ran in its paper's setting when provenance.json there says so: its parameter `setting` was
     "paper" and its images, or its table, were not the packaged ones.
 
-    returns: one row per claim and protocol, with the columns COLUMNS
+    returns: one row per claim, metric, protocol and population, with the columns COLUMNS
     """
     registry = load_registry() if registry is None else registry
     provenance = read_provenance(results)
@@ -203,39 +113,67 @@ def check(
 ) -> pd.DataFrame:
     """Verdicts on the claims of one notebook, from its own table: what `judge` will say of them.
 
-    scores: the tidy table, judged once per value of its column `mode` (a table without one is `corrected`)
+    scores: the tidy table, judged once per value of its column `mode` (a table without one is `corrected`), and apart
+        for photographs and digits, and for the paper's networks and others
     setting: "paper" where data and models are the paper's own, which allows `reproduced` and `contradicted`
     needs: what the notebook that has no table lacked, for the note
-    returns: one row per claim and protocol, with the columns COLUMNS
+    returns: one row per claim, metric, protocol and population, with the columns COLUMNS
     """
-    _among("setting", setting, ("analogue", "paper"))
+    among("setting", setting, ("analogue", "paper"))
     registry = load_registry() if registry is None else registry
     claims = [claim for claim in registry if claim.notebook == notebook]
     if scores is None:
         missing = Finding("not run", needs or f"{notebook} has not been run: make reproduce ONLY={notebook}")
-        return pd.DataFrame([_row(claim, "any", missing, setting) for claim in claims], columns=COLUMNS)
-    protocols = sorted(cells_of(scores)["mode"].unique()) if "mode" in scores.columns else ["corrected"]
-    compared = {claim.id: claim.test for claim in claims if "a" in claim.test}
-    papers = {claim.id: claim.paper for claim in claims}
-    found = {protocol: evidence.gather(compared, papers, scores, protocol, seed=seed) for protocol in protocols}
+        questions = [Question(claim, "", "any", EVERYTHING, claim.test) for claim in claims]
+        return pd.DataFrame([_row(each, missing, setting, "") for each in questions], columns=COLUMNS)
+    questions = asked(claims, scores)
+    found = evidence.gather(questions, scores, seed=seed)
     rows = []
-    for claim in claims:
-        if claim.test["kind"] == "agree":
-            rows.append(_row(claim, "both", verdicts.agree(claim.test, found, seed), setting))
-            continue
-        judged = getattr(verdicts, claim.test["kind"])
-        for protocol in (p for p in protocols if not claim.protocols or p in claim.protocols):
-            finding = judged(claim.test, scores, protocol, found[protocol].get(claim.id), seed)
-            rows.append(_row(claim, protocol, finding, setting))
+    for question, each in zip(questions, found, strict=True):
+        if question.kind == "agree":
+            finding = agreement.agree(_of_claims(question, questions, found), seed)
+        else:
+            finding = getattr(verdicts, question.kind)(question.test, scores, question.protocol, each, seed)
+        rows.append(_row(question, finding, setting, _code(question, scores)))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _row(claim: Claim, protocol: str, found: Finding, setting: str) -> list:
-    ours = claim.source == "ours" or protocol != "released"
-    words = {
-        "holds": "holds here" if ours or setting != "paper" else "reproduced",
-        "fails": "fails here" if ours or setting != "paper" else "contradicted",
-    }
-    fields = [claim.id, claim.paper, claim.statement, claim.notebook, protocol]
-    numbers = [found.estimate, found.low, found.high, found.n, found.p]
-    return [*fields, *numbers, claim.published, words.get(found.outcome, found.outcome), found.note]
+def _of_claims(question: Question, questions: list[Question], found: list) -> dict[str, dict]:
+    """{protocol: {claim and metric: evidence}} of the claims that a question about agreement names."""
+    of: dict[str, dict] = {}
+    for other, each in zip(questions, found, strict=True):
+        if other.claim.id in question.test["claims"] and other.population.kind == question.population.kind:
+            of.setdefault(other.protocol, {})[f"{other.claim.id} {other.metric}".strip()] = each
+    return of
+
+
+def _code(question: Question, scores: pd.DataFrame | StoredScores) -> str:
+    """`paper` for the released protocol, and where all rows have the settings of a claim's `as_published`."""
+    if question.protocol not in ("corrected", "any"):
+        return "paper"
+    settings = question.claim.as_published
+    if not settings or not set(settings) <= set(scores.columns):
+        return "corrected"
+    where = conditions(question.test, scores, question.protocol) | question.test.get("a", {})
+    rows = select(cells_of(scores), where)[[*settings]].drop_duplicates()
+    return "paper" if rows.to_dict("records") == [settings] else "corrected"
+
+
+def _row(question: Question, found: Finding, setting: str, code: str) -> list:
+    claim, (data, network, _) = question.claim, question.population
+    outcome, note = found.outcome, found.note
+    if outcome not in ("not run", NOT_TESTABLE) and data in claim.untestable:
+        outcome, note = NOT_TESTABLE, f"{claim.untestable[data]}; {note}"
+    data = "paper" if setting == "paper" and data in ("photographs", "") else data
+    verdict = outcome
+    if outcome in ("holds", "fails"):
+        verdict = f"{outcome} here"
+        if claim.whose == "paper" and network == code == "paper":
+            verdict = f"{outcome} with the paper's network"
+            if data == "paper":
+                verdict = {"holds": "reproduced", "fails": "contradicted"}[outcome]
+    statement = f"{claim.statement} (added {claim.added})" if claim.added else claim.statement
+    fields = [claim.id, question.metric, claim.paper, claim.whose, claim.source, statement, claim.notebook]
+    fields += [question.protocol, data, network, code]
+    numbers = [found.estimate, found.low, found.high, found.n, found.cells, found.cells_won, found.every, found.p]
+    return [*fields, *numbers, claim.published, verdict, note]

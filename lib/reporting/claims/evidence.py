@@ -1,9 +1,12 @@
-"""What claims that compare two sides rest on: per-image differences by cell, tested and Holm-corrected."""
+"""What questions that compare two sides rest on: per-image differences by cell, tested and Holm-corrected."""
 
+import math
 from typing import NamedTuple
 
 import pandas as pd
 
+from lib.reporting.claims.questions import Question, conditions
+from lib.reporting.splits import overlapping_p
 from lib.reporting.statistics import RESAMPLES, change, holm, needed_n, paired, sign_flip
 from lib.reporting.stored import StoredScores, cells_of, portions, select
 
@@ -11,49 +14,71 @@ ALPHA = 0.05
 
 
 class Evidence(NamedTuple):
-    """The paired comparison behind one claim under one protocol.
+    """The paired comparison behind one question.
 
-    table: one row per image and cell: image, the columns that tell cells apart, cell, tested, difference
-        (a - b), gain (the difference in the claimed direction)
-    tests: one row per test (of a cell, or of all cells pooled): tested, gain, n, p, p_holm, family (its size), needed
-        (images); None for a claim that needs no test
+    table: one row per image and cell: image, the columns that tell cells apart, cell, difference (a - b), gain (the
+        difference in the claimed direction)
+    overlap: of splits, see `lib.reporting.splits`; None for other units
+    unit: the column whose values are independent of each other: `image`, or `group` for scores that are adjusted by
+        chance levels which the images of a group share
+    mean: the test of the mean over all cells: gain, n (units), p, p_holm, family (tests), needed (units); None for a
+        question that needs no test, and where the table lacks what it asks for
+    cells: the same for each cell, one row each
     images: how many images each cell has, excluded ones included
     lacking: what the table of scores does not have, of what the test asks for
     """
 
     table: pd.DataFrame
-    tests: pd.DataFrame | None
+    overlap: float | None
+    unit: str
+    mean: pd.Series | None
+    cells: pd.DataFrame | None
     images: pd.Series
     lacking: list[str]
 
 
-def gather(
-    tests: dict[str, dict],
-    papers: dict[str, str],
-    scores: pd.DataFrame | StoredScores,
-    protocol: str,
-    *,
-    seed: int = 0,
-) -> dict[str, Evidence]:
-    """The evidence for every claim of a notebook that compares two sides.
+def gather(questions: list[Question], scores: pd.DataFrame | StoredScores, *, seed: int = 0) -> list[Evidence | None]:
+    """The evidence for every question that compares two sides, None for the others.
 
-    A family of Holm's correction is all tests of one paper's claims in this notebook and protocol, so that
-    the notebook and the page of all claims state the same p. Claims with `within` are decided by an interval
-    alone and add no tests.
-
-    tests: {claim: its test in the registry};  papers: {claim: its paper};  scores: the notebook's tidy table
+    Holm's correction sees the means of a family of questions together, see `Question.family`, and their cells together.
+    Questions with `within` are decided by an interval alone and add no tests. A protocol other than the corrected one
+    is judged on the images that the corrected one scores, so that the two differ by code and not by images.
     """
-    found = {name: _compare(test, scores, protocol) for name, test in tests.items()}
-    for paper in sorted({papers[name] for name in tests}):
-        mine = [name for name in tests if papers[name] == paper and "within" not in tests[name]]
-        tested = _test({name: found[name].table for name in mine}, seed)
-        found |= {name: found[name]._replace(tests=rows) for name, rows in tested.items()}
+    found, scored = [], {}
+    for question in questions:
+        if "a" not in question.test:
+            found.append(None)
+            continue
+        evidence = _compare(question, scores)
+        same = question.claim.id, question.metric, question.population.kind
+        if question.protocol == "corrected":
+            scored[same] = _identities(evidence.table)
+        elif same in scored and len(evidence.table):
+            there = _identities(evidence.table.assign(difference=0.0)).isin(scored[same])
+            kept = evidence.table[there.to_numpy()]
+            evidence = evidence._replace(table=kept.assign(cell=kept["cell"].cat.remove_unused_categories()))
+        found.append(evidence)
+    families: dict[tuple, list[int]] = {}
+    for place, (question, evidence) in enumerate(zip(questions, found, strict=True)):
+        if evidence is not None and len(evidence.table) and "within" not in question.test:
+            families.setdefault(question.family, []).append(place)
+    for places in families.values():
+        means, cells = [], []
+        for place in places:
+            means.append(_tested(found[place], found[place].table.assign(cell="all cells"), seed))
+            cells.append(_tested(found[place], found[place].table, seed))
+        for tests, name in ((_corrected(means), "mean"), (_corrected(cells), "cells")):
+            for place, rows in zip(places, tests, strict=True):
+                found[place] = found[place]._replace(**{name: rows.iloc[0] if name == "mean" else rows})
     return found
 
 
-def conditions(test: dict, scores: pd.DataFrame | StoredScores, protocol: str) -> dict:
-    """What both sides of a test select: the protocol, if the table has a column `mode`, and its `where`."""
-    return {**({"mode": protocol} if "mode" in scores.columns else {}), **test.get("where", {})}
+def _identities(table: pd.DataFrame) -> pd.Series:
+    """Which image of which network each usable row is about."""
+    if table.empty:
+        return pd.Series(dtype=object)
+    rows = table.dropna(subset="difference")
+    return rows["image"].astype(str) + (" " + rows["model"].astype(str) if "model" in rows else "")
 
 
 def lacking_for(scores: pd.DataFrame | StoredScores, where: dict) -> list[str]:
@@ -87,11 +112,19 @@ def cell_names(table: pd.DataFrame, columns: list[str]) -> pd.Categorical:
     return pd.Categorical.from_codes(cell, names).reorder_categories(sorted(names))
 
 
-def _compare(test: dict, scores: pd.DataFrame | StoredScores, protocol: str) -> Evidence:
-    where = conditions(test, scores, protocol)
+def unit_of(test: dict, scores: pd.DataFrame | StoredScores) -> str:
+    """The column whose values are independent: see `Evidence`."""
+    sides = [test.get(side, {}).get("metric", "") for side in ("a", "b", "where")]
+    adjusted = any("_adjusted" in str(metric) for metric in sides)
+    return "group" if adjusted and "group" in scores.columns else "image"
+
+
+def _compare(question: Question, scores: pd.DataFrame | StoredScores) -> Evidence:
+    test, unit = question.test, unit_of(question.test, scores)
+    where = conditions(test, scores, question.protocol)
     sides = [{**where, **test[side]} for side in ("a", "b")]
     if lacking := [part for side in sides for part in lacking_for(scores, side)]:
-        return Evidence(pd.DataFrame(), None, pd.Series(dtype=int), sorted(set(lacking)))
+        return Evidence(pd.DataFrame(), None, unit, None, None, pd.Series(dtype=int), sorted(set(lacking)))
     if "change" in test:
         others = [column for column in scores.columns if column != test["change"]]
         rows = pd.concat(change(part, test["change"]) for part in portions(scores, others, where))
@@ -99,10 +132,11 @@ def _compare(test: dict, scores: pd.DataFrame | StoredScores, protocol: str) -> 
     else:
         table = paired(scores, test["a"], test["b"], where=where)
     fixed = {column for column, wanted in where.items() if not isinstance(wanted, list)}
-    free = [c for c in table if c not in fixed | {"image", "label", "a", "b", "difference"}]
+    about = {"image", "label", "group", test.get("overlap"), "a", "b", "difference"}  # of a unit, not of a cell
+    free = [column for column in table if column not in fixed | about]
+    overlap = float(table[test["overlap"]].iloc[0]) if "overlap" in test else None
     table["cell"] = cell_names(table, free)
     table = table.drop(columns=["a", "b"])
-    table["tested"] = table["cell"] if test.get("every", True) else pd.Categorical(["all cells"]).repeat(len(table))
     table["gain"] = table["difference"] * (1 if test["direction"] == "greater" else -1)
     usable = table.dropna(subset="difference")
     judged = set(usable["cell"].unique())
@@ -110,32 +144,45 @@ def _compare(test: dict, scores: pd.DataFrame | StoredScores, protocol: str) -> 
     lacking = absent_from(scores, sides[0]) + unusable
     if table.empty:  # only `change` can leave nothing of what both sides have
         lacking = [f"two values of {test['change']} to compare"]
-    return Evidence(usable, None, table.groupby("cell")["image"].nunique(), lacking)
+    usable = usable.assign(cell=usable["cell"].cat.remove_unused_categories())
+    images = table.groupby("cell", observed=True)["image"].nunique()
+    return Evidence(usable, overlap, unit, None, None, images, lacking)
 
 
-def _test(tables: dict[str, pd.DataFrame], seed: int) -> dict[str, pd.DataFrame]:
-    """{claim: the tests of its units}, corrected as one family; claims without usable images are left out."""
-    sums = {
-        (name, tested): rows.groupby("image")["gain"].sum()  # an image's cells flip their signs together
-        for name, table in tables.items()
-        if len(table)
-        for tested, rows in table.groupby("tested", sort=False)
-    }
-    if not sums:
-        return {}
-    family = len(sums)
+def _tested(of: Evidence, table: pd.DataFrame, seed: int) -> list[tuple]:
+    """(cell, gains of its units, seed, overlap) of every cell; a unit's rows flip their signs together."""
+    cells = table.groupby("cell", sort=False, observed=True)
+    return [(cell, rows.groupby(of.unit)["gain"].sum(), seed, of.overlap) for cell, rows in cells]
+
+
+def _corrected(tests: list[list[tuple]]) -> list[pd.DataFrame]:
+    """One frame of tests for each question, their p corrected as one family."""
+    family = sum(map(len, tests))
     flips = max(RESAMPLES, round(2 * family / ALPHA))  # the smallest possible p stays below ALPHA once corrected
-    tests = pd.DataFrame(
+    rows = [
         {
-            "claim": name,
-            "tested": tested,
+            "question": place,
+            "cell": cell,
             "gain": values.mean(),
             "n": len(values),
-            "p": sign_flip(values, seed=seed, resamples=flips),
+            "p": sign_flip(values, seed=seed, resamples=flips) if overlap is None else overlapping_p(values, overlap),
             "family": family,
             "needed": max(needed_n(values, level=ALPHA / family), len(values) + 1),
         }
-        for (name, tested), values in sums.items()
-    )
-    tests["p_holm"] = holm(tests["p"])
-    return {name: rows.reset_index(drop=True) for name, rows in tests.groupby("claim")}
+        for place, of in enumerate(tests)
+        for cell, values, seed, overlap in of
+    ]
+    frame = pd.DataFrame(rows)
+    frame["p_holm"] = holm(frame["p"])
+    return [frame[frame["question"] == place].reset_index(drop=True) for place in range(len(tests))]
+
+
+def fewest_units(family: int) -> int:
+    """The fewest units with which a sign-flip test can be significant, corrected for a family of so many tests.
+
+    The smallest p of n units is 2 / 2^n.
+
+    >>> fewest_units(1), fewest_units(54)
+    (6, 12)
+    """
+    return math.ceil(1 + math.log2(family / ALPHA))

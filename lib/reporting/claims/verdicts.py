@@ -9,18 +9,33 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from lib.reporting.claims.evidence import ALPHA, Evidence, absent_from, cell_names, conditions, lacking_for, words
-from lib.reporting.claims.notes import images_for, images_of_cells, joined, said_of_lacking, would_decide
+from lib.reporting.claims.evidence import (
+    ALPHA,
+    Evidence,
+    absent_from,
+    cell_names,
+    fewest_units,
+    lacking_for,
+    unit_of,
+    words,
+)
+from lib.reporting.claims.notes import images_for, images_of_cells, joined, said_of_lacking, too_few, would_decide
+from lib.reporting.claims.questions import conditions
+from lib.reporting.splits import overlapping_interval
 from lib.reporting.statistics import bootstrap, interval, paired, resampled_means
 from lib.reporting.stored import StoredScores, select
 
-FEWEST = 6  # images: 2 / 2^6 is the first sign-flip p below .05
-TOO_FEW = f"fewer than {FEWEST} images cannot decide: no sign-flip test could reach p < {ALPHA:g}"
+FEWEST = fewest_units(1)
+NOT_TESTABLE = "not testable here"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What a test found: `holds`, `fails`, `inconclusive` or `not run`, and the numbers beside it."""
+    """What a test found: `holds`, `fails`, `inconclusive`, `not testable here` or `not run`, and the numbers beside it.
+
+    cells, cells_won: how many cells the mean is over, and how many of them have the claimed direction
+    every: whether the claim holds in every cell, where that is what the paper says
+    """
 
     outcome: str
     note: str
@@ -29,38 +44,44 @@ class Finding:
     high: float = math.nan
     n: int = 0
     p: float = math.nan
+    cells: int = 0
+    cells_won: int = 0
+    every: str = ""
 
 
 def order(test: dict, scores: pd.DataFrame | StoredScores, protocol: str, found: Evidence, seed: int) -> Finding:
-    """Is a greater (less) than b: in every cell, or in the mean over cells?
+    """Is a greater (less) than b in the mean over cells, and, beside that, in every cell?
 
-    Estimate: the mean difference a - b over all cells, an image's cells resampled together. p: of the test
-    that decides, the weakest one where the claim holds or stays open, the strongest adverse one where it
-    fails.
+    Estimate: the mean difference a - b over all cells, a unit's cells resampled together. p: of that mean.
+    Cells that the table lacks are named; the mean is over those that it has, whichever way it points.
     """
-    if found.tests is None:
+    if found.mean is None:
         return not_run(found.lacking)
-    table, tests = found.table, found.tests.sort_values("p_holm", kind="stable")
-    wins, losses = _significant(tests, 1), _significant(tests, -1)
-    n, deciding = table["image"].nunique(), tests.iloc[-1]
-    outcome, which = "inconclusive", "the weakest"
-    if losses.any():
-        outcome, which, deciding = "fails", "the strongest adverse", tests[losses].iloc[0]
-    elif wins.all() and not found.lacking:
-        outcome = "holds"
+    table, mean, cells = found.table, found.mean, found.cells
+    wins, losses = _significant(cells, 1), _significant(cells, -1)
+    n, favourable = table["image"].nunique(), int((cells["gain"] > 0).sum())
+    outcome = "inconclusive"
+    if mean["p_holm"] < ALPHA:
+        outcome = "holds" if mean["gain"] > 0 else "fails"
+    every = ""
     if test["every"]:
-        notes = [f"wins {wins.sum()} of {len(tests)} cells, loses {losses.sum()}"]
-        notes += [f"p is of {which} cell, {deciding['tested']}"]
+        every = "holds" if wins.all() and not found.lacking else "fails" if losses.any() else "inconclusive"
+    notes = [f"mean over {len(cells)} cells, favourable in {favourable}"] if len(cells) > 1 else []
+    notes += [f"{wins.sum()} of them by themselves, {losses.sum()} against"] if len(cells) > 1 else []
+    if found.unit == "group":
+        notes.append(f"{mean['n']} groups of images that share chance levels")
+    if outcome == "inconclusive" and found.overlap is None and mean["n"] < fewest_units(mean["family"]):
+        outcome = NOT_TESTABLE
+        notes.append(too_few(mean["n"], mean["family"], fewest_units(mean["family"]), found.unit))
+    elif outcome == "inconclusive":
+        notes.append(would_decide(mean["needed"], found.unit))
+    notes += [images_of_cells(found), f"family of {mean['family']} tests", *said_of_lacking(found.lacking)]
+    if found.overlap is not None:
+        numbers = overlapping_interval(table.groupby(found.unit)["difference"].mean(), found.overlap)
+        notes.append("variance corrected for overlapping training sets")
     else:
-        gains = table.groupby("cell")["gain"].mean()
-        notes = [f"mean over {len(gains)} cells, favourable in {(gains > 0).sum()}"]
-    if n < FEWEST:
-        notes.append(TOO_FEW)
-    elif outcome == "inconclusive" and not wins.all():
-        notes.append(would_decide(tests[~wins]))
-    notes += [images_of_cells(found), f"family of {deciding['family']} tests", *said_of_lacking(found.lacking)]
-    numbers = interval(table["difference"], clusters=table["image"], seed=seed)
-    return Finding(outcome, joined(notes), *numbers, n, deciding["p_holm"])
+        numbers = interval(table["difference"], clusters=table[found.unit], seed=seed)
+    return Finding(outcome, joined(notes), *numbers, n, mean["p_holm"], len(cells), favourable, every)
 
 
 def share(test: dict, scores: pd.DataFrame | StoredScores, protocol: str, found: Evidence, seed: int) -> Finding:
@@ -84,28 +105,33 @@ def share(test: dict, scores: pd.DataFrame | StoredScores, protocol: str, found:
         return won[..., ~inside].mean(-1) - (won[..., inside].mean(-1) if inside.any() else 0)
 
     estimate, low, high = bootstrap(statistic, n, seed=seed)
-    notes = [f"favourable in {(np.nanmean(matrix, 0) > 0).sum()} of {len(inside)} cells"]
-    threshold, exceptional, universal, p = 0, True, False, math.nan
+    won = int((np.nanmean(matrix, 0) > 0).sum())
+    notes = [f"favourable in {won} of {len(inside)} cells"]
+    threshold, exceptional, universal, p, fewest = 0, True, False, math.nan, FEWEST
     if "within" in test:
         notes.append(f"{inside.sum()} of them with {words(test['within'])}")
     else:
-        tests = found.tests
-        wins, losses = _significant(tests, 1), _significant(tests, -1)
-        threshold, exceptional, universal, p = 0.5, losses.any(), wins.all(), tests["p_holm"][losses].min()
+        wins, losses = _significant(found.cells, 1), _significant(found.cells, -1)
+        threshold, exceptional, universal = 0.5, losses.any(), wins.all()
+        p, fewest = found.cells["p_holm"][losses].min(), fewest_units(found.cells["family"].iloc[0])
         notes.append(f"{wins.sum()} won and {losses.sum()} lost significantly")
     outcome = "inconclusive"
     if n < FEWEST:
-        notes.append(TOO_FEW)
+        outcome = NOT_TESTABLE
+        notes.append(too_few(n, 1, FEWEST))
     elif high < threshold or (universal and not found.lacking):
         outcome = "fails"
     elif low > threshold and exceptional and not found.lacking:
         outcome = "holds"
+    elif n < fewest:
+        outcome = NOT_TESTABLE
+        notes.append(too_few(n, found.cells["family"].iloc[0], fewest))
     elif low <= threshold:
         notes.append(images_for(threshold, estimate, low, high, n))
     elif not exceptional:
-        notes.append(f"most, but no exception is significant; {would_decide(tests[~wins])}")
+        notes.append(f"most, but no exception is significant; {would_decide(found.cells['needed'][~wins].min())}")
     notes += [images_of_cells(found), *said_of_lacking(found.lacking)]
-    return Finding(outcome, joined(notes), estimate, low, high, n, p)
+    return Finding(outcome, joined(notes), estimate, low, high, n, p, len(inside), won)
 
 
 def bound(test: dict, scores: pd.DataFrame | StoredScores, protocol: str, found: None, seed: int) -> Finding:
@@ -118,27 +144,62 @@ def bound(test: dict, scores: pd.DataFrame | StoredScores, protocol: str, found:
     limit = test["at_most" if upper else "at_least"]
     undefined = int(rows["value"].isna().sum())
     notes = [f"bound {limit:g}", f"{undefined} undefined" if undefined else "", *said_of_lacking(lacking)]
-    holds = "inconclusive" if lacking else "holds"
     if test["statistic"] == "max":
         beyond = rows["value"] > limit if upper else rows["value"] < limit
         n = rows["image"].nunique() if "image" in rows else len(rows)
         worst = rows["value"].max() if upper else rows["value"].min()
         notes.insert(0, f"worst of {len(rows)} checks, {beyond.sum()} beyond the bound")
+        holds = "inconclusive" if lacking else "holds"
         return Finding("fails" if undefined or beyond.any() else holds, joined(notes), worst, n=n)
     if undefined == len(rows):
         return not_run([f"defined values with {words(where)}"])
-    used = rows.dropna(subset="value")
-    mean, low, high = interval(used["value"], clusters=used["image"], seed=seed)
-    n, outcome = used["image"].nunique(), "inconclusive"
-    if n < FEWEST:
-        notes.append(TOO_FEW)
+    numbers, n, units = _mean(rows, unit_of(test, scores), seed)
+    mean, low, high = numbers
+    outcome = "inconclusive"
+    if units < FEWEST:
+        outcome = NOT_TESTABLE
+        notes.append(too_few(units, 1, FEWEST))
     elif high <= limit if upper else low >= limit:
-        outcome = holds
+        outcome = "holds"
     elif low > limit if upper else high < limit:
         outcome = "fails"
     else:
         notes.append(images_for(limit, mean, low, high, n))
     return Finding(outcome, joined(["mean over images", *notes]), mean, low, high, n)
+
+
+def equivalence(test: dict, scores: pd.DataFrame | StoredScores, protocol: str, found: None, seed: int) -> Finding:
+    """Is a mean zero but for a margin? Two one-sided tests at 5 % each: its 90 % interval lies within the margin.
+
+    It fails where the 95 % interval, which is the one shown, lies wholly beyond the margin on one side.
+    """
+    where = conditions(test, scores, protocol)
+    if lacking := lacking_for(scores, where):
+        return not_run(lacking)
+    rows, margin = select(scores, where), test["margin"]
+    if rows["value"].isna().all():
+        return not_run([f"defined values with {words(where)}"])
+    unit = unit_of(test, scores)
+    (mean, low, high), n, units = _mean(rows, unit, seed)
+    (_, inner, outer), *_ = _mean(rows, unit, seed, level=1 - 2 * ALPHA)
+    notes, outcome = [f"margin {margin:g}, 90 % interval {inner:.3g} to {outer:.3g}"], "inconclusive"
+    notes += said_of_lacking(absent_from(scores, where))
+    if units < FEWEST:
+        outcome = NOT_TESTABLE
+        notes.append(too_few(units, 1, FEWEST))
+    elif -margin <= inner and outer <= margin:
+        outcome = "holds"
+    elif low > margin or high < -margin:
+        outcome = "fails"
+    else:
+        notes.append(images_for(math.copysign(margin, mean), mean, inner, outer, n))
+    return Finding(outcome, joined(notes), mean, low, high, n)
+
+
+def _mean(rows: pd.DataFrame, unit: str, seed: int, level: float = 0.95) -> tuple[tuple, int, int]:
+    used = rows.dropna(subset="value")
+    numbers = interval(used["value"], clusters=used[unit], seed=seed, level=level)
+    return numbers, used["image"].nunique(), used[unit].nunique()
 
 
 def exclusion(test: dict, scores: pd.DataFrame | StoredScores, protocol: str, found: None, seed: int) -> Finding:
@@ -156,7 +217,7 @@ def exclusion(test: dict, scores: pd.DataFrame | StoredScores, protocol: str, fo
         return not_run([f"defined values with {words(where)}"])
     limit, shifts = test["at_most"], {}
     free = [c for c in both if c not in ("image", "label", "a", "b", "difference") and both[c].nunique() > 1]
-    cells = list(both.groupby(cell_names(both, free), sort=False))
+    cells = list(both.groupby(cell_names(both, free), sort=False, observed=True))
     for name, rows in cells:
         matrix = np.stack([rows["a"].where(rows["difference"].notna()), rows["a"]], axis=1)
         shifts[name] = bootstrap(
@@ -173,66 +234,18 @@ def exclusion(test: dict, scores: pd.DataFrame | StoredScores, protocol: str, fo
         f"{sum(inside)} within {limit:g}, {sum(beyond)} beyond",
     ]
     notes += [f"{both['difference'].isna().sum()} of {len(both)} scores left out"]
-    outcome = "inconclusive"
-    if min(rows["image"].nunique() for _, rows in cells) < FEWEST:
-        notes.append(TOO_FEW)
+    outcome, fewest = "inconclusive", min(rows["image"].nunique() for _, rows in cells)
+    if fewest < FEWEST:
+        outcome = NOT_TESTABLE
+        notes.append(too_few(fewest, 1, FEWEST))
     elif any(beyond):
         outcome = "fails"
     elif all(inside):
         outcome = "holds"
     else:
         notes.append(images_for(math.copysign(limit, shifts[largest][0]), *shifts[largest], len(both) // len(cells)))
-    return Finding(outcome, joined(notes), *shifts[largest], both["image"].nunique())
-
-
-def agree(test: dict, found: dict[str, dict[str, Evidence]], seed: int) -> Finding:
-    """Are the conclusions (+, 0, -) of other claims' cells the same under both protocols?
-
-    Estimate: the share of cells whose mean difference has the same sign in both, images resampled.
-
-    found: {protocol: {claim: evidence}}
-    """
-    protocols = ("corrected", "released")
-    if missing := [f"rows with mode = {protocol}" for protocol in protocols if protocol not in found]:
-        return not_run(missing)
-    signs, gains = {}, {}
-    for protocol in protocols:
-        mine = {name: found[protocol][name] for name in test["claims"]}
-        if lacking := [part for evidence in mine.values() if evidence.tests is None for part in evidence.lacking]:
-            return not_run(sorted(set(lacking)))
-        tests = pd.concat([e.tests.assign(cell=f"{name} " + e.tests["tested"]) for name, e in mine.items()])
-        signs[protocol] = (np.sign(tests["gain"]) * (tests["p_holm"] < ALPHA)).set_axis(tests["cell"])
-        wide = {name: e.table.pivot_table(index="image", columns="tested", values="gain") for name, e in mine.items()}
-        gains[protocol] = pd.concat([each.add_prefix(f"{name} ") for name, each in wide.items()], axis=1)
-    corrected, released = (signs[protocol] for protocol in protocols)
-    shared = corrected.index.intersection(released.index)
-    images = gains["corrected"].index.intersection(gains["released"].index)
-    if shared.empty or images.empty:
-        return not_run(["cells and images that both protocols share"])
-    matrix = np.hstack([gains[protocol].loc[images, shared] for protocol in protocols])
-
-    def statistic(units: np.ndarray) -> np.ndarray:
-        one, other = np.split(np.sign(resampled_means(matrix, units)), 2, axis=-1)
-        return (one == other).mean(-1)
-
-    flips = shared[corrected[shared] * released[shared] < 0]
-    same = int((corrected[shared] == released[shared]).sum())
-    alone = len(corrected) + len(released) - 2 * len(shared)
-    notes = [f"{same} of {len(shared)} cells have the same conclusion", f"{len(flips)} flip"]
-    notes += [f"flips: {', '.join(flips)}"] if len(flips) else []
-    notes += [f"{alone} cells under one protocol only"] if alone else []
-    n, outcome = len(images), "inconclusive"
-    if n < FEWEST:
-        notes.append(TOO_FEW)
-    elif len(flips):
-        outcome = "fails"
-    elif same == len(shared) and corrected[shared].any() and not alone:
-        outcome = "holds"
-    elif same < len(shared):
-        notes.append("the others are significant under one protocol only: more images would decide")
-    else:
-        notes.append("no cell is significant" if not corrected[shared].any() else "")
-    return Finding(outcome, joined(notes), *bootstrap(statistic, n, seed=seed), n)
+    n = both["image"].nunique()
+    return Finding(outcome, joined(notes), *shifts[largest], n, cells=len(cells), cells_won=sum(inside))
 
 
 def not_run(lacking: list[str]) -> Finding:
