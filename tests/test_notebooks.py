@@ -15,7 +15,10 @@ from lib.run.ledger import read_json
 from lib.run.study import Study, study
 
 PATHS = {path.stem: path for path in sorted((ROOT / "notebooks").glob("*.ipynb"))}
-CLAIM_COLUMNS = "claim paper statement notebook protocol estimate ci_low ci_high n p_holm published verdict note"
+CLAIM_COLUMNS = (
+    "claim metric paper whose source statement notebook protocol data network code estimate ci_low ci_high n "
+)
+CLAIM_COLUMNS += "cells cells_won every p_holm published verdict note"
 each = pytest.mark.parametrize("name", PATHS)
 
 
@@ -86,7 +89,7 @@ def test_smoke_run_leaves_a_tidy_table(name, smoke):
         assert (smoke.results / "report.html").stat().st_size > 1000
         claims = pd.read_csv(smoke.results / "claims.csv")
         assert list(claims.columns) == CLAIM_COLUMNS.split()
-        assert not claims.duplicated(["claim", "protocol"]).any()
+        assert not claims.duplicated(["claim", "metric", "protocol", "data", "network"]).any()
         assert set(claims["claim"]) == {claim.id for claim in load_registry()}
         return
     table = next(

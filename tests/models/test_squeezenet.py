@@ -33,7 +33,12 @@ def test_kernels_are_turned_and_red_comes_first(tmp_path):
     kernel = np.arange(2 * 2 * 3 * 4, dtype=np.float32).reshape(2, 2, 3, 4)
     layers = {"conv1": [kernel, np.zeros(4, np.float32)], "fire2/squeeze1x1": [kernel, np.ones(4, np.float32)]}
     state = squeezenet_weights(written(tmp_path, layers))
-    assert list(state) == ["features.0.weight", "features.0.bias", "features.3.squeeze.weight", "features.3.squeeze.bias"]
+    assert list(state) == [
+        "features.0.weight",
+        "features.0.bias",
+        "features.3.squeeze.weight",
+        "features.3.squeeze.bias",
+    ]
     assert state["features.3.squeeze.weight"][3, 1, 0, 1] == kernel[0, 1, 1, 3]
     assert state["features.0.weight"][3, 0, 0, 1] == kernel[0, 1, 2, 3]
     assert state["features.0.weight"][3, 2, 0, 1] == kernel[0, 1, 0, 3]
