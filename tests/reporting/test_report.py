@@ -154,7 +154,9 @@ def with_paper_era():
     table = verdicts()
     again = table[table["claim"].isin(["C1", "C2", "C5"])].drop_duplicates("claim")
     era = again.assign(protocol="paper_era", verdict="inconclusive", estimate=0.5, note="of its time")
-    table = pd.concat([table, era], ignore_index=True).sort_values(["claim", "protocol"], kind="stable", ignore_index=True)
+    table = pd.concat([table, era], ignore_index=True).sort_values(
+        ["claim", "protocol"], kind="stable", ignore_index=True
+    )
     return table[(table["claim"] != "C5") | (table["protocol"] == "paper_era")]
 
 
