@@ -5,10 +5,13 @@ from pathlib import Path
 import pandas as pd
 
 from lib import InputError
-from lib.reporting.claims import PAPERS
+from lib.reporting.claims import PAPERS, Claim
+from lib.reporting.plots.names import named
 from lib.reporting.report import lines_of
-from lib.reporting.tables import to_markdown
+from lib.reporting.tables import brackets, to_markdown
 from lib.store.files import write_atomically
+
+AS_PUBLISHED = ("reproduced", "contradicted", "holds with the paper's network", "fails with the paper's network")
 
 
 def claims_block(claims: pd.DataFrame) -> str:
@@ -26,6 +29,29 @@ def claims_block(claims: pd.DataFrame) -> str:
         summary = f"<summary><b>{PAPERS[paper].title}</b>: {said}; {others} audits, controls and identities</summary>"
         blocks.append(f"<details>{summary}\n\n{_claims_table(rows)}\n\n</details>")
     return "\n\n".join(blocks)
+
+
+def headlines_block(records: dict[str, pd.DataFrame], registry: list[Claim]) -> str:
+    """The claims with a `headline`: what was published, and what the first record that has photographs, or digits, says.
+
+    records: {profile: its claims.csv}, the one that can decide most first
+    """
+    own = {claim.id for claim in registry if claim.whose == "paper"}
+    whole = pd.concat([table.assign(profile=profile) for profile, table in records.items()], ignore_index=True)
+    first = whole[whole["claim"].isin(own)].drop_duplicates("claim")
+    count = whole[whole["claim"].isin(own) & whole["verdict"].isin(AS_PUBLISHED)]["claim"].nunique()
+    lines = []
+    for claim in (each for each in registry if each.headline):
+        rows = whole[(whole["claim"] == claim.id) & ~whole["verdict"].isin(["not run"])]
+        found = {kind: next(rows[rows["data"] == kind].itertuples(), None) for kind in ("photographs", "digits")}
+        best = next((row for row in found.values() if row), None)
+        line = {"claim": claim.id, "the paper says": claim.headline, "published": claim.published}
+        line |= {kind: brackets(row.estimate, row.ci_low, row.ci_high) if row else "–" for kind, row in found.items()}
+        line["verdict"] = best.verdict if best else "not run"
+        line["rests on"] = f"{best.n} {best.data}, {named(best.network)} ({best.profile})" if best else "–"
+        lines.append(line)
+    said = f"Of {len(first)} claims of the papers, {count} were judged with the paper's own networks and protocol."
+    return f"{said}\n\n{to_markdown(pd.DataFrame(lines))}"
 
 
 def _claims_table(claims: pd.DataFrame) -> str:

@@ -149,6 +149,22 @@ def test_readme_block_puts_corrected_beside_released():
     assert "| fails here | – |" in lines[5]
 
 
+def test_headlines_come_from_the_record_that_can_decide():
+    registry = [
+        claim("C1", headline="better", source="code", published=".5"),
+        claim("C9", headline="worse", source="code"),
+    ]
+    more = verdicts()[:1].assign(n=200, estimate=0.5, verdict="holds with the paper's network", network="paper")
+    text = readme.headlines_block({"sample": more, "laptop": verdicts()}, registry)
+    said, *_, first, second = text.splitlines()
+    assert said == "Of 1 claims of the papers, 1 were judged with the paper's own networks and protocol."
+    assert first == (
+        "| C1 | better | .5 | 0.500 [0.100, 0.200] | 0.123 [0.100, 0.200] | holds with the paper's network "
+        "| 200 photographs, paper (sample) |"
+    )
+    assert second == "| C9 | worse |  | – | – | not run | – |"
+
+
 def with_paper_era():
     """C1 judged under three protocols, in the order `check` has them, C2 under two, C3 and C5 under one each."""
     table = verdicts()

@@ -10,7 +10,7 @@ from lib.store.files import read_yaml
 
 PROTOCOLS = ("corrected", "released")
 FIELDS = {"statement": str, "notebook": str, "published": str, "protocols": list, "test": dict}
-FIELDS |= {"whose": str, "added": str, "untestable": dict, "as_published": dict}
+FIELDS |= {"whose": str, "added": str, "headline": str, "untestable": dict, "as_published": dict}
 SOURCES = ("abstract", "summary", "common", "code", "derived", "ours")
 WHOSE = ("paper", "audit", "control", "identity")
 KINDS = {  # kind: keys it must have, keys it may have
@@ -48,6 +48,7 @@ class Claim:
     protocols: tuple[str, ...] = ()
     whose: str = ""
     added: str = ""
+    headline: str = ""
     untestable: dict = field(default_factory=dict)
     as_published: dict = field(default_factory=dict)
 
