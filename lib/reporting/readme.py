@@ -32,9 +32,9 @@ def claims_block(claims: pd.DataFrame) -> str:
 
 
 def headlines_block(records: dict[str, pd.DataFrame], registry: list[Claim]) -> str:
-    """The claims with a `headline`: what was published, and what the first record that has photographs, or digits, says.
+    """The claims with a `headline`: what was published, and what is found on photographs and on digits.
 
-    records: {profile: its claims.csv}, the one that can decide most first
+    records: {profile: its claims.csv}, the one that can decide most first: of each claim the first that has such data
     """
     own = {claim.id for claim in registry if claim.whose == "paper"}
     whole = pd.concat([table.assign(profile=profile) for profile, table in records.items()], ignore_index=True)
@@ -48,7 +48,10 @@ def headlines_block(records: dict[str, pd.DataFrame], registry: list[Claim]) -> 
         line = {"claim": claim.id, "the paper says": claim.headline, "published": claim.published}
         line |= {kind: brackets(row.estimate, row.ci_low, row.ci_high) if row else "–" for kind, row in found.items()}
         line["verdict"] = best.verdict if best else "not run"
-        line["rests on"] = f"{best.n} {best.data}, {named(best.network)} ({best.profile})" if best else "–"
+        line["rests on"] = "–"
+        if best:
+            network = "the paper's network" if best.network == "paper" else named(best.network)
+            line["rests on"] = f"{best.n} {best.data}, {network} ({best.profile})"
         lines.append(line)
     said = f"Of {len(first)} claims of the papers, {count} were judged with the paper's own networks and protocol."
     return f"{said}\n\n{to_markdown(pd.DataFrame(lines))}"

@@ -160,7 +160,7 @@ def test_headlines_come_from_the_record_that_can_decide():
     assert said == "Of 1 claims of the papers, 1 were judged with the paper's own networks and protocol."
     assert first == (
         "| C1 | better | .5 | 0.500 [0.100, 0.200] | 0.123 [0.100, 0.200] | holds with the paper's network "
-        "| 200 photographs, paper (sample) |"
+        "| 200 photographs, the paper's network (sample) |"
     )
     assert second == "| C9 | worse |  | – | – | not run | – |"
 
