@@ -10,8 +10,9 @@ from lib.reporting.plots.names import named
 from lib.reporting.tables import brackets
 
 SHOWN = ["claim", "metric", "whose", "statement", "protocol", "data", "network", "estimate", "ci_low", "ci_high"]
-SHOWN += ["n", "cells", "cells_won", "every", "verdict", "note"]
-_FIELD = re.compile(r"\{([A-Z]+\d+[a-k]?)((?:\.\w+)*)\}")
+SHOWN += ["n", "cells", "cells_won", "every", "published", "verdict", "note"]
+MODES = ("corrected", "released", "paper_era")
+_FIELD = re.compile(r"\{([A-Z]+\d+[a-k]*)((?:\.\w+)*)\}")
 EVERY = {"holds": ", in every cell", "fails": ", not in every cell"}
 
 
@@ -54,13 +55,14 @@ def reading(text: str, verdicts: pd.DataFrame, **values: object) -> Markdown:
 
 def finding(rows: pd.DataFrame, wanted: list[str] | tuple[str, ...] = ()) -> str:
     """The verdicts on one claim in words, those of the `wanted` protocols, kinds of data and metrics."""
-    protocols = [each for each in wanted if each in set(rows["protocol"])] or ["corrected", "both", "any"]
-    rows = rows[rows["protocol"].isin(protocols)] if rows["protocol"].isin(protocols).any() else rows
+    modes = [each for each in wanted if each in MODES]
+    there = rows["protocol"].isin(modes or ["corrected", "both", "any"])
+    rows = rows[there] if modes or there.any() else rows  # an audit may have the released mode alone
     for column in ("data", "metric"):
         asked = [each for each in wanted if each in set(rows[column])]
         rows = rows[rows[column].isin(asked)] if asked else rows
     several = rows["metric"].nunique() > 1
-    return "; ".join(_said(row, several) for row in rows.itertuples()) or "not run"
+    return "; ".join(_said(row, several) for row in rows.itertuples()) or "**not run**"
 
 
 def _said(row, several: bool) -> str:
@@ -68,6 +70,7 @@ def _said(row, several: bool) -> str:
         return f"**not run** ({row.note})"
     about = f" on {row.data}" if row.data and row.data != "paper" else ""
     about += f" ({named(row.metric)})" if several and row.metric else ""
-    parts = [f"**{row.verdict}**{about}", brackets(row.estimate, row.ci_low, row.ci_high), f"{row.n} images"]
+    unit = "splits" if row.data == "table" else "images"
+    parts = [f"**{row.verdict}**{about}", brackets(row.estimate, row.ci_low, row.ci_high), f"{row.n} {unit}"]
     parts += [f"{row.cells_won} of {row.cells} cells"] if row.cells > 1 else []
     return ", ".join(filter(None, parts)) + EVERY.get(row.every, "")

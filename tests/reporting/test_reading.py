@@ -38,6 +38,9 @@ def test_populations_protocols_and_metrics_can_be_asked_for():
     )
     assert finding(rows, ["digits"]).startswith("**fails here** on digits, -0.100")
     assert "0.750" in finding(rows, ["released"])
+    assert finding(rows, ["paper_era"]) == "**not run**"
+    assert "0.750" in finding(rows[rows["protocol"] == "released"])  # an audit of the released code
+    assert "12 splits" in finding(table(row(data="table")))
     assert (
         finding(rows, ["photographs", "spearman"]) == "**holds here** on photographs, 0.500 [0.200, 0.300], 12 images"
     )
@@ -84,7 +87,7 @@ def test_a_reading_reads_true_of_two_tables(path):
     """Its claims are those of the notebook, and what it says of them is what either table says."""
     mine = [claim.id for claim in load_registry() if claim.notebook == path.stem]
     for cell in reading_cells(path):
-        asked = re.findall(r"\{([A-Z]+\d+[a-k]?)[.}]", cell)
+        asked = re.findall(r"\{([A-Z]+\d+[a-k]*)[.}]", cell)
         assert set(asked) <= set(mine)
         text = re.search(r'"""(.*?)"""', cell, re.S)[1]
         names = set(re.findall(r"\{([a-z_]+)[^}]*\}", text))
