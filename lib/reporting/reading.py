@@ -18,7 +18,8 @@ EVERY = {"holds": ", in every cell", "fails": ", not in every cell"}
 
 def verdict_table(verdicts: pd.DataFrame):
     """The verdicts on a notebook's claims as its last table shows them."""
-    return verdicts[SHOWN].style.hide().format(precision=3, na_rep="")
+    numbers = dict.fromkeys(("estimate", "ci_low", "ci_high"), "{:.3g}")
+    return verdicts[SHOWN].style.hide().format(numbers, na_rep="")
 
 
 def reading(text: str, verdicts: pd.DataFrame, **values: object) -> Markdown:
@@ -34,7 +35,7 @@ def reading(text: str, verdicts: pd.DataFrame, **values: object) -> Markdown:
     Raises InputError for a claim that has no verdict here, and for a value that is not given.
 
     >>> table = pd.DataFrame([{"claim": "N3", "metric": "top_k", "protocol": "corrected", "data": "digits",
-    ...     "verdict": "holds here", "estimate": 0.25, "ci_low": 0.2, "ci_high": 0.3, "n": 12, "cells": 2,
+    ...     "network": "mnist_cnn", "verdict": "holds here", "estimate": 0.25, "ci_low": 0.2, "ci_high": 0.3, "n": 12, "cells": 2,
     ...     "cells_won": 2, "every": "holds", "note": ""}])
     >>> reading("So: {N3}. Chance is {level:.1%}.", table, level=0.031).data
     'So: **holds here** on digits, 0.250 [0.200, 0.300], 12 images, 2 of 2 cells, in every cell. Chance is 3.1%.'
@@ -61,15 +62,19 @@ def finding(rows: pd.DataFrame, wanted: list[str] | tuple[str, ...] = ()) -> str
     for column in ("data", "metric"):
         asked = [each for each in wanted if each in set(rows[column])]
         rows = rows[rows[column].isin(asked)] if asked else rows
-    several = rows["metric"].nunique() > 1
+    several = [column for column in ("metric", "network") if (rows.groupby("data")[column].nunique() > 1).any()]
     return "; ".join(_said(row, several) for row in rows.itertuples()) or "**not run**"
 
 
-def _said(row, several: bool) -> str:
+def _said(row, several: list[str]) -> str:
     if row.verdict == "not run":
         return f"**not run** ({row.note})"
     about = f" on {row.data}" if row.data and row.data != "paper" else ""
-    about += f" ({named(row.metric)})" if several and row.metric else ""
+    network = "the paper's network" if row.network == "paper" else named(row.network)
+    which = {"metric": named(row.metric), "network": network}
+    about += f" ({', '.join(which[column] for column in several)})" if several else ""
+    if row.verdict == "not testable here":
+        return f"**{row.verdict}**{about} ({row.note.partition(';')[0]})"
     unit = "splits" if row.data == "table" else "images"
     parts = [f"**{row.verdict}**{about}", brackets(row.estimate, row.ci_low, row.ci_high), f"{row.n} {unit}"]
     parts += [f"{row.cells_won} of {row.cells} cells"] if row.cells > 1 else []

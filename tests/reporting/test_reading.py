@@ -46,13 +46,21 @@ def test_populations_protocols_and_metrics_can_be_asked_for():
     )
 
 
+def test_two_networks_are_named_and_what_cannot_be_tested_says_why():
+    rows = table(row(network="paper"), row(verdict="not testable here", note="too few; family of 2 tests"))
+    assert finding(rows) == (
+        "**holds here** on photographs (the paper's network), 0.250 [0.200, 0.300], 12 images, 3 of 4 cells; "
+        "**not testable here** on photographs (net) (too few)"
+    )
+
+
 def test_what_was_not_run_says_what_it_needs():
     rows = table(row(verdict="not run", protocol="any", data="", note="needs photographs"))
     assert reading("So: {N3}.", rows).data == "So: **not run** (needs photographs)."
 
 
 def test_unknown_claims_and_values_are_refused():
-    with pytest.raises(InputError, match="'N4', which has no verdict here; did you mean 'N3'"):
+    with pytest.raises(InputError, match="'N4', which has no verdict here; it must be one of N3"):
         reading("{N4}", table(row()))
     with pytest.raises(InputError, match=r"names 'share', which is not given; give share=\.\.\."):
         reading("{share:.2f}", table(row()))
