@@ -35,8 +35,8 @@ def reading(text: str, verdicts: pd.DataFrame, **values: object) -> Markdown:
     Raises InputError for a claim that has no verdict here, and for a value that is not given.
 
     >>> table = pd.DataFrame([{"claim": "N3", "metric": "top_k", "protocol": "corrected", "data": "digits",
-    ...     "network": "mnist_cnn", "verdict": "holds here", "estimate": 0.25, "ci_low": 0.2, "ci_high": 0.3, "n": 12, "cells": 2,
-    ...     "cells_won": 2, "every": "holds", "note": ""}])
+    ...     "network": "mnist_cnn", "verdict": "holds here", "estimate": 0.25, "ci_low": 0.2, "ci_high": 0.3, "n": 12,
+    ...     "cells": 2, "cells_won": 2, "every": "holds", "note": ""}])
     >>> reading("So: {N3}. Chance is {level:.1%}.", table, level=0.031).data
     'So: **holds here** on digits, 0.250 [0.200, 0.300], 12 images, 2 of 2 cells, in every cell. Chance is 3.1%.'
     """
