@@ -3,6 +3,7 @@
 import errno
 import functools
 import json
+import logging
 import re
 import threading
 from collections.abc import Callable, Mapping
@@ -66,6 +67,7 @@ def _papermill():
     from papermill.iorw import papermill_io
 
     papermill_io.register("memory://", InMemory())
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what it has to say is in the error that it raises
     return papermill
 
 
