@@ -3,6 +3,7 @@
 import errno
 import functools
 import json
+import logging
 import re
 import threading
 from collections.abc import Callable, Mapping
@@ -66,6 +67,7 @@ def _papermill():
     from papermill.iorw import papermill_io
 
     papermill_io.register("memory://", InMemory())
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what it has to say is in the error that it raises
     return papermill
 
 
@@ -111,7 +113,6 @@ def execute(
     no other notebook would survive, or the copy cannot be written.
     """
     failed, path = copy.with_suffix(".failed.ipynb"), f"memory://{copy}"
-    saved.pop(path, None)
     document = read_notebook(notebook)
     document.cells.append(nbformat.v4.new_code_cell(FOOTPRINT))
     try:
@@ -132,9 +133,11 @@ def execute(
         reason, kind = _last_line(error), getattr(error, "ename", "")
         if kind == MissingData.__name__:
             raise MissingData(reason) from error
-        if path in saved and not stop.is_set():
-            write_atomically(failed, publishable(nbformat.reads(saved[path], as_version=4), private))
+        text = saved.pop(path, "")
+        if text and not stop.is_set():
+            write_atomically(failed, publishable(nbformat.reads(text, as_version=4), private))
         raise (InputError if reason.startswith(FULL) else NotebookError)(reason) from error
+    saved.pop(path, None)
     footprint = json.loads(done.cells.pop().outputs[0].text)
     write_atomically(copy, publishable(done, private))
     failed.unlink(missing_ok=True)

@@ -206,8 +206,8 @@ def print_plan(this: Study, jobs: list[Job], reasons: Mapping[str, str]) -> None
 
 
 def together(found: Iterable[Prediction], workers: int) -> float:
-    """Seconds of a run of these notebooks: where workers compute, two run at a time, so that no worker waits for the
-    last unit of one.
+    """Seconds of a run of these notebooks: where workers compute, two run at a time, so that few workers wait for the
+    last unit of one; that none does is assumed here.
     """
     return sum(each.seconds if workers == 1 else each.own + each.unit_seconds / workers for each in found)
 

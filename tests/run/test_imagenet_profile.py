@@ -59,8 +59,10 @@ def photographs_in(folder, layout: str, count: int):
 def knowing_one_class(model: nn.Module, size: int) -> dict:
     """The state of a randomly initialised network, its last layer such that KNOWN has a probability of about .9."""
     heads = [layer for layer in model.modules() if isinstance(layer, nn.Linear) and layer.out_features == 1000]
-    logits = model.eval()(torch.rand(2, 3, size, size))
-    heads[-1].weight *= 0.5 / logits.std()
+    x = torch.rand(2, 3, size, size)
+    if not model.eval()(x).std():  # Fixup starts with a last layer of zeros
+        nn.init.normal_(heads[-1].weight)
+    heads[-1].weight *= 0.5 / model(x).std()
     if heads[-1].bias is not None:
         heads[-1].bias.zero_()
         heads[-1].bias[KNOWN] = np.log(9 * 999)
