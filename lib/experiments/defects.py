@@ -28,13 +28,13 @@ from lib.attribution import (
 from lib.experiments.subjects import Key
 from lib.models.zoo import Network, best_device
 
-EARLY, HALF = "early end", "half precision"
+EARLY, NORMALISED, HALF = "early end", "normalised gradients", "half precision"
 RAW, COARSE, JOINT = "raw MS-SSIM", "100 points", "joint exclusion"
 PNG, JPEG = "PNG", "JPEG of the blur"
 OF_MAPS = {
     EARLY: "grids of fewer steps stop before the image (ig.py:82)",
     "one-sided sums": "IG and Blur IG take the gradient of one end of each step (ig.py:89)",
-    "normalised gradients": "gradients are with respect to normalised images (gig.py:64)",
+    NORMALISED: "gradients are with respect to normalised images (gig.py:64)",
     "last step": "IDGI lacks the last step of Guided IG (gig.py:63)",
     "tangents": "Blur IG takes tangents for steps, the first of which is 0, and IDGI loses a step to it (blurig.py:68)",
     "sharp end": "IDGI takes the gradient of the sharper end of each step of Blur IG (blurig.py:97)",
@@ -83,11 +83,14 @@ class Walk(NamedTuple):
 def idgi_walks(network: Network, steps: int, modes: Sequence[str]) -> list[Walk]:
     """The walks of the three base methods, with and without IDGI, in some modes; modes whose paths agree share one.
 
-    Of a single defect, only the maps that it changes.
+    Of a single defect, only the maps that it changes; gradients with respect to normalised images change none where all
+    channels are divided by one number.
     """
     std = torch.tensor(network.std, device=best_device()).view(-1, 1, 1)
     right = {name: (path, rules) for name, path, rules in _protocol(steps, frozenset(), std)}
     found: list[Walk] = []
+    if len(set(network.std)) == 1:
+        modes = [mode for mode in modes if mode != NORMALISED]
     for mode in modes:
         for name, path, rules in _protocol(steps, defects_of(mode), std):
             if mode in DEFECTS and mode != HALF:
@@ -106,7 +109,7 @@ def idgi_walks(network: Network, steps: int, modes: Sequence[str]) -> list[Walk]
 
 def _protocol(steps: int, defects: frozenset[str], std: Tensor) -> Iterator[tuple[str, Path, dict[str, Rule]]]:
     """(name, path, rules) of IG, Blur IG and Guided IG."""
-    scale = std if "normalised gradients" in defects else None
+    scale = std if NORMALISED in defects else None
     one_sided, tangents = "one-sided sums" in defects, "tangents" in defects
     ig = Riemann("right" if one_sided else "trapezoid")
     yield "straight", Straight(steps, released=EARLY in defects), {"riemann": ig, "idgi": IDGI(scale=scale)}

@@ -53,9 +53,9 @@ class _Tracer(fx.Tracer):
 def modular(model: nn.Module, probe: Tensor | None = None) -> fx.GraphModule:
     """A frozen copy of a network of convolutions, rectifiers, poolings, additions and concatenations, as a graph.
 
-    It is the same function. A module that runs again gets its own copy, ReLU6 becomes `Clipped`, and nothing is done in place, because methods
-    that change how modules pass back what they are given miss or mistake all else: Captum's DeepLIFT refuses a shared
-    ReLU. Sums, with or without `alpha`, and products with constants stay functions.
+    It is the same function. A module that runs again gets its own copy, ReLU6 becomes `Clipped`, and nothing is done in
+    place, because methods that change how modules pass back what they are given miss or mistake all else: Captum's
+    DeepLIFT refuses a shared ReLU. Sums, with or without `alpha`, and products with constants stay functions.
     probe (B, C, H, W): images on which the copy must answer as the network does.
     Raises InputError for a network with any other operation, such as SiLU, an attention or a functional pooling, for a
     forward method that branches on values, and where the copy answers differently, naming the operation.

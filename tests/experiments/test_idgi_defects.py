@@ -1,5 +1,7 @@
 """The defects of the released code of the IDGI study: which maps each changes, at no evaluation, and how far."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -73,6 +75,12 @@ def test_a_defect_alone_changes_the_maps_that_it_is_about_and_no_others(network,
                 found.setdefault(path, set()).add(rule)
                 assert not torch.equal(maps[path, rule, STEPS, defect], maps[path, rule, STEPS, "corrected"])
         assert found == CHANGED[defect]
+
+
+def test_one_divisor_for_all_channels_shows_nothing_of_normalised_gradients(network):
+    grey = replace(network, std=(0.5,) * 3)
+    assert idgi_walks(grey, STEPS, [defects.NORMALISED]) == []
+    assert len(idgi_walks(network, STEPS, [defects.NORMALISED])) == 3
 
 
 def test_released_has_all_defects_at_once(network, images):
