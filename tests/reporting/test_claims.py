@@ -294,6 +294,7 @@ def test_bound_on_a_maximum_is_exact_and_needs_no_images(values, expected):
     assert row["verdict"] == expected
     assert row["protocol"] == "corrected"
     assert row["estimate"] == pytest.approx(np.nanmax(values))
+    assert row["n"] == 2  # checks
 
 
 def test_bound_on_a_mean_needs_its_whole_interval():
@@ -555,8 +556,8 @@ def test_the_studys_registry_is_complete_and_every_claim_names_a_notebook():
     registry = load_registry()
     names = [entry.id for entry in registry]
     recalibration = [*range(1, 11), 21, 22, 23, 24]
-    letters = {"E": range(1, 16), "R": recalibration, "L": range(11, 17), "XD": range(1, 24)}
-    numbers = letters | {"N": range(1, 12), "D": [17]}
+    letters = {"E": range(1, 17), "R": recalibration, "L": range(11, 20), "XD": range(1, 24)}
+    numbers = letters | {"N": range(1, 12), "D": range(17, 21)}
     expected = {f"{letter}{number}" for letter in numbers for number in numbers[letter]}
     assert {name.rstrip("abcdefghijk") for name in names} == expected
     to_come = {"recalibration_retraining", "recalibration_prior", "density_regularization"}
