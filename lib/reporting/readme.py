@@ -10,6 +10,8 @@ from lib.reporting.report import sides_of
 from lib.reporting.tables import to_markdown
 from lib.store.files import write_atomically
 
+UNITS = "core-minutes of the units"
+
 
 def claims_block(claims: pd.DataFrame) -> str:
     """The verdicts in Markdown: a table for each paper, folded under the count of its verdicts (corrected, if any)."""
@@ -54,16 +56,17 @@ def _verdict(side: list[dict]) -> str:
 
 
 def times_block(provenance: dict) -> str:
-    """What each notebook took, from the content of provenance.json: the longest first, and all of them together."""
+    """What each notebook takes, from the content of provenance.json: the longest first, and all of them together."""
     lines = []
-    for notebook, used in sorted(provenance.items(), key=lambda item: -item[1]["seconds"]):
-        line = {"notebook": f"`{notebook}`", "minutes": used["seconds"] / 60, "workers": used.get("workers", 1)}
-        line |= {"units": used.get("units"), "core-minutes of the units": used.get("unit_seconds", float("nan")) / 60}
+    finished = [(notebook, used) for notebook, used in provenance.items() if "seconds" in used]
+    for notebook, used in sorted(finished, key=lambda item: -item[1]["seconds"]):
+        line = {"notebook": f"`{notebook}`", "minutes": used["seconds"] / 60, "its own": used["own_seconds"] / 60}
+        line |= {"workers": used["workers"], "units": used["units"], UNITS: used["unit_seconds"] / 60}
         lines.append(line | {"peak memory of a process": f"{used['peak_memory_mb'] / 1000:.1f} GB"})
     table = pd.DataFrame(lines)
-    sums = table[["minutes", "units", "core-minutes of the units"]].sum(min_count=1)
+    sums = table[["minutes", "its own", "units", UNITS]].sum()
     table = pd.concat([table, pd.DataFrame([{"notebook": "together", **sums}])], ignore_index=True)
-    shown = {"minutes": "{:.1f}", "core-minutes of the units": "{:.1f}", "workers": "{:.0f}", "units": "{:.0f}"}
+    shown = {"minutes": "{:.1f}", "its own": "{:.1f}", UNITS: "{:.1f}", "workers": "{:.0f}", "units": "{:.0f}"}
     for column, form in shown.items():
         table[column] = ["" if pd.isna(value) else form.format(value) for value in table[column]]
     return to_markdown(table.fillna(""))

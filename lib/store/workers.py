@@ -58,7 +58,11 @@ def unit_environment() -> dict[str, object]:
     Raises InputError for workers that lack the project or have other versions than this process.
     """
     client = cluster()
-    return _environment_of(client) if client else provenance.environment()
+    if client is None:
+        return provenance.environment()
+    found = _environment_of(client)
+    provenance.tally["workers"] = len(client.nthreads())
+    return found
 
 
 def computed(

@@ -218,13 +218,15 @@ def test_a_readme_without_markers_is_refused_and_left_alone(tmp_path, text):
 
 
 def test_times_are_listed_from_the_longest_and_summed():
-    used = {"seconds": 90.0, "workers": 2, "units": 7, "unit_seconds": 150.0, "peak_memory_mb": 2345}
-    lines = readme.times_block({"a": used, "b": used | {"seconds": 600.0}}).splitlines()
-    assert lines[0].startswith("| notebook | minutes | workers | units | core-minutes of the units | peak memory")
+    used = {"seconds": 90.0, "own_seconds": 15.0, "workers": 2, "units": 7, "unit_seconds": 150.0}
+    used |= {"peak_memory_mb": 2345}
+    record = {"a": used, "b": used | {"seconds": 600.0}, "c": {"needs": "photographs"}}
+    lines = readme.times_block(record).splitlines()
+    assert lines[0].startswith("| notebook | minutes | its own | workers | units | core-minutes of the units | peak")
     assert lines[2:] == [
-        "| `b` | 10.0 | 2 | 7 | 2.5 | 2.3 GB |",
-        "| `a` | 1.5 | 2 | 7 | 2.5 | 2.3 GB |",
-        "| together | 11.5 |  | 14 | 5.0 |  |",
+        "| `b` | 10.0 | 0.2 | 2 | 7 | 2.5 | 2.3 GB |",
+        "| `a` | 1.5 | 0.2 | 2 | 7 | 2.5 | 2.3 GB |",
+        "| together | 11.5 | 0.5 |  | 14 | 5.0 |  |",
     ]
 
 
