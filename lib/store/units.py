@@ -80,7 +80,6 @@ def finished(
                 provenance.count_reused(seconds)
         progress.initial = progress.n = len(units) - len(tasks)  # the time left is that of what is to be computed
         progress.refresh()
-        start = time.perf_counter()
         try:
             how = {"module": _function(compute).__module__, "folder": Path(cache), "label": label}
             for _, used in workers.computed(tasks, _compute, **how):
@@ -90,8 +89,6 @@ def finished(
             said = f"{label}: interrupted; every finished unit is kept and only those in hand are repeated."
             print(said, file=sys.stderr)
             raise
-        finally:
-            provenance.tally["waited"] += time.perf_counter() - start
     return paths
 
 

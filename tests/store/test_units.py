@@ -126,10 +126,10 @@ def test_units_and_their_seconds_are_counted_reused_ones_too(tmp_path, monkeypat
     run(tmp_path, {"u0": (0,), "u1": (1,)})
     used = provenance.footprint()
     assert (used["units"], used["units_reused"], used["unit_seconds"], used["workers"]) == (2, 0, 10.0, 1)
-    assert used["waited"] == 25.0
+    assert used["waited"] == 30.0
     run(tmp_path, {"u0": (0,), "u1": (1,), "u2": (2,)})
     used = provenance.footprint()
-    assert (used["units"], used["units_reused"], used["unit_seconds"], used["waited"]) == (5, 2, 25.0, 40.0)
+    assert (used["units"], used["units_reused"], used["unit_seconds"], used["waited"]) == (5, 2, 25.0, 45.0)
 
 
 def test_units_lie_below_the_output_and_by_default_in_the_project():
