@@ -13,6 +13,7 @@ from lib.reporting.tables import brackets, to_markdown
 from lib.store.files import write_atomically
 
 RECORDS = ("sample", "laptop")  # the profiles whose records are committed, the one with more photographs first
+UNITS = "core-minutes of the units"
 
 
 def claims_block(claims: pd.DataFrame) -> str:
@@ -132,16 +133,17 @@ def _verdict(side: list[dict]) -> str:
 
 
 def times_block(provenance: dict) -> str:
-    """What each notebook took, from the content of provenance.json: the longest first, and all of them together."""
+    """What each notebook takes, from the content of provenance.json: the longest first, and all of them together."""
     lines = []
-    for notebook, used in sorted(provenance.items(), key=lambda item: -item[1]["seconds"]):
-        line = {"notebook": f"`{notebook}`", "minutes": used["seconds"] / 60, "workers": used.get("workers", 1)}
-        line |= {"units": used.get("units"), "core-minutes of the units": used.get("unit_seconds", float("nan")) / 60}
+    finished = [(notebook, used) for notebook, used in provenance.items() if "seconds" in used]
+    for notebook, used in sorted(finished, key=lambda item: -item[1]["seconds"]):
+        line = {"notebook": f"`{notebook}`", "minutes": used["seconds"] / 60, "its own": used["own_seconds"] / 60}
+        line |= {"workers": used["workers"], "units": used["units"], UNITS: used["unit_seconds"] / 60}
         lines.append(line | {"peak memory of a process": f"{used['peak_memory_mb'] / 1000:.1f} GB"})
     table = pd.DataFrame(lines)
-    sums = table[["minutes", "units", "core-minutes of the units"]].sum(min_count=1)
+    sums = table[["minutes", "its own", "units", UNITS]].sum()
     table = pd.concat([table, pd.DataFrame([{"notebook": "together", **sums}])], ignore_index=True)
-    shown = {"minutes": "{:.1f}", "core-minutes of the units": "{:.1f}", "workers": "{:.0f}", "units": "{:.0f}"}
+    shown = {"minutes": "{:.1f}", "its own": "{:.1f}", UNITS: "{:.1f}", "workers": "{:.0f}", "units": "{:.0f}"}
     for column, form in shown.items():
         table[column] = ["" if pd.isna(value) else form.format(value) for value in table[column]]
     return to_markdown(table.fillna(""))
@@ -162,12 +164,16 @@ def bench_block(table: pd.DataFrame) -> str:
 
 
 def took_block(provenances: dict[str, dict]) -> str:
-    """What the records took in all, in words; provenances: {profile: the content of its provenance.json}."""
+    """What the records took in all, in words; provenances: {profile: the content of its provenance.json}.
+
+    Notebooks run side by side: the seconds of all cores, of kernels and units, are shared by the workers.
+    """
     said = []
     for profile, provenance in provenances.items():
-        minutes = sum(used["seconds"] for used in provenance.values()) / 60
-        time = f"{minutes:.0f} minutes" if minutes < 100 else f"{minutes / 60:.1f} hours"
-        workers = max(used.get("workers", 1) for used in provenance.values())
+        finished = [used for used in provenance.values() if "seconds" in used]
+        workers = max(used["workers"] for used in finished)
+        minutes = sum(used["own_seconds"] + used["unit_seconds"] for used in finished) / workers / 60
+        time = f"{minutes:.0f} min" if minutes < 100 else f"{minutes / 60:.1f} h"
         said.append(f"`{profile}` {time} on {workers} worker{'s' if workers > 1 else ''}")
     return f"The committed records took: {', '.join(said)}."
 

@@ -5,6 +5,7 @@ import os
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
@@ -109,11 +110,17 @@ def _take_turns(this: Study, jobs: list[Job], stack: contextlib.ExitStack) -> li
 
 
 def _run(this: Study, turn: Turn, live: Live, stop: threading.Event) -> dict:
-    """Execute a notebook; returns what it used, its seconds with those of reused units among it."""
+    """Execute a notebook; returns what it used.
+
+    own_seconds: in which it did not wait for units; seconds: what it takes alone, its units shared by the workers
+    """
+    start = time.monotonic()
     how = {"parameters": turn.job.given, "root": this.root, "private": this.private()}
     with live.line(turn.title, expected_seconds(this, turn.job)) as line:
         used = execute(turn.job.path, this.copy(turn.job.name), **how, line=line, stop=stop)
-    return {"seconds": round(line.seconds + used.pop("seconds_reused"), 1), **used}
+    own = time.monotonic() - start - used.pop("waited")
+    seconds = own + used["unit_seconds"] / used["workers"]
+    return {"seconds": round(seconds, 1), "own_seconds": round(own, 1), **used}
 
 
 def _finish_one(this: Study, running: dict[Future, Turn], names: list[str], live: Live) -> list[str]:

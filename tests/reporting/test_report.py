@@ -270,12 +270,13 @@ def test_a_page_without_markers_is_refused_and_left_alone(tmp_path, text):
 
 
 def test_times_are_listed_from_the_longest_and_summed():
-    lines = readme.times_block({"a": USED, "b": USED | {"seconds": 600.0}}).splitlines()
-    assert lines[0].startswith("| notebook | minutes | workers | units | core-minutes of the units | peak memory")
+    record = {"a": USED, "b": USED | {"seconds": 600.0}, "c": {"needs": "photographs"}}
+    lines = readme.times_block(record).splitlines()
+    assert lines[0].startswith("| notebook | minutes | its own | workers | units | core-minutes of the units | peak")
     assert lines[2:] == [
-        "| `b` | 10.0 | 2 | 7 | 2.5 | 2.3 GB |",
-        "| `a` | 1.5 | 2 | 7 | 2.5 | 2.3 GB |",
-        "| together | 11.5 |  | 14 | 5.0 |  |",
+        "| `b` | 10.0 | 0.2 | 2 | 7 | 2.5 | 2.3 GB |",
+        "| `a` | 1.5 | 0.2 | 2 | 7 | 2.5 | 2.3 GB |",
+        "| together | 11.5 | 0.5 |  | 14 | 5.0 |  |",
     ]
 
 
@@ -386,7 +387,7 @@ def test_brackets_and_markdown():
     assert to_markdown(pd.DataFrame({"a": ["x|y"], "b": [1]})) == "| a | b |\n| --- | --- |\n| x\\|y | 1 |"
 
 
-USED = {"seconds": 90.0, "workers": 2, "units": 7, "unit_seconds": 150.0, "peak_memory_mb": 2345}
+USED = {"seconds": 90.0, "own_seconds": 15.0, "workers": 2, "units": 7, "unit_seconds": 150.0, "peak_memory_mb": 2345}
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -412,7 +413,7 @@ def test_the_pages_show_the_records_that_are_there(tmp_path):
     before = between(root / "docs" / "results.md", "claims-sample")
     readme.update_pages(root, HEADLINES)
     assert between(root / "README.md", "headlines") == readme.headlines_block({"laptop": verdicts()}, HEADLINES)
-    assert between(root / "README.md", "took") == "The committed records took: `laptop` 2 minutes on 2 workers."
+    assert between(root / "README.md", "took") == "The committed records took: `laptop` 1 min on 2 workers."
     assert between(root / "docs" / "results.md", "claims-laptop") == readme.claims_block(verdicts())
     assert between(root / "docs" / "results.md", "claims-sample") == before
     assert between(root / "docs" / "times.md", "times-laptop") == readme.times_block({"nb": USED})
@@ -424,13 +425,13 @@ def test_both_records_are_on_the_pages(tmp_path):
     assert "0.500" in between(root / "docs" / "results.md", "claims-sample")
     assert "(`sample`)" in between(root / "README.md", "headlines")
     assert between(root / "README.md", "took").startswith(
-        "The committed records took: `sample` 2 minutes on 2 workers, "
+        "The committed records took: `sample` 1 min on 2 workers, "
     )
 
 
 def test_long_runs_are_said_in_hours():
-    used = USED | {"seconds": 9000.0, "workers": 1}
-    assert readme.took_block({"sample": {"a": used, "b": used}}).endswith("`sample` 5.0 hours on 1 worker.")
+    used = USED | {"own_seconds": 8850.0, "workers": 1}
+    assert readme.took_block({"sample": {"a": used, "b": used}}).endswith("`sample` 5.0 h on 1 worker.")
 
 
 def test_the_front_page_is_short_with_all_its_tables(tmp_path):
