@@ -37,6 +37,7 @@ RULES = {
 }
 PATHS = {
     "straight": "IG",
+    "even": "even",
     "guided": "Guided IG",
     "blur": "Blur IG",
     "uniform": "IG-U",
