@@ -414,3 +414,13 @@ def test_the_scores_below_a_map_are_its_own():
     table = pd.DataFrame(rows, columns=["image", "attack", "metric", "value"])
     lines = plots.scores_below(table, "b", 1)["pgd"].splitlines()
     assert lines[1] == "recall, w = 1 0.75 (chance 0.75)" and len(lines) == 3
+
+
+def test_numbers_that_would_touch_on_a_logarithmic_axis_are_left_out():
+    rows = [
+        {"image": i, "steps": n, "panel": "p", "line": "even", "value": 1 / n} for n in (16, 32, 40, 64) for i in (0, 1)
+    ]
+    figure = plots.score_panels(
+        pd.DataFrame(rows), {}, x="steps", panels="panel", lines="line", xlabel="", ylabel="", logarithmic=True
+    )
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["16", "32", "", "64"]

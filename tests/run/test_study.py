@@ -119,7 +119,7 @@ def test_own_photographs_are_part_of_the_identity_and_their_folder_is_not_publis
 def test_plan_names_what_would_run_with_the_committed_seconds_of_what_has_no_units(root, capsys):
     ledger = root / "results" / "laptop" / "provenance.json"
     ledger.parent.mkdir(parents=True)
-    ledger.write_text(json.dumps({"first": {"seconds": 754.2}}))
+    ledger.write_text(json.dumps({"first": {"own_seconds": 754.2}}))
     write_notebook(root, "second", "1 + 1")
     assert plan(study("laptop", root=root)) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -38,6 +38,7 @@ RULES = {
 }
 PATHS = {
     "straight": "IG",
+    "even": "even",
     "guided": "Guided IG",
     "blur": "Blur IG",
     "uniform": "IG-U",
