@@ -16,6 +16,7 @@ from PIL import Image
 
 from lib import ROOT, InputError
 from lib.reporting import plots
+from lib.reporting.statistics import summary
 
 
 @pytest.fixture(autouse=True)
@@ -215,6 +216,16 @@ def curve_table(stages):
 
 def draw_curves(table, **options):
     return plots.curve_panels(table, x="stage", panels="metric", lines="rule", ylabel="y", xlabel="x", **options)
+
+
+@pytest.mark.parametrize("logarithmic", [False, True])
+def test_curve_panels_of_no_scores_say_so(logarithmic):
+    nothing = summary(
+        pd.DataFrame({"image": [], "model": [], "rule": [], "steps": [], "value": []}), ["model", "rule", "steps"]
+    )
+    labels = {"ylabel": "y", "xlabel": "x", "logarithmic": logarithmic}
+    figure = plots.curve_panels(nothing, x="steps", panels="model", lines="rule", **labels)
+    assert [axis.get_title() for axis in figure.axes] == ["no scores"]
 
 
 def test_curve_panels_draw_each_line_in_the_order_of_x_inside_its_band():

@@ -424,9 +424,7 @@ def test_both_records_are_on_the_pages(tmp_path):
     readme.update_pages(root, HEADLINES)
     assert "0.500" in between(root / "docs" / "results.md", "claims-sample")
     assert "(`sample`)" in between(root / "README.md", "headlines")
-    assert between(root / "README.md", "took").startswith(
-        "The committed records took: `sample` 1 min on 2 workers, "
-    )
+    assert between(root / "README.md", "took").startswith("The committed records took: `sample` 1 min on 2 workers, ")
 
 
 def test_long_runs_are_said_in_hours():

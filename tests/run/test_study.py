@@ -221,7 +221,7 @@ def test_what_a_notebook_lacks_is_one_line_and_a_verdict(root, capsys, cell, par
     assert [path.name for path in (results / "notebooks").iterdir()] == ["second.ipynb"]
     (row,) = pd.read_csv(results / "claims.csv").to_dict("records")
     assert (row["verdict"], row["note"]) == ("not run", needs)
-    assert f"<li>C1 (any): {needs[:12]}" in (results / "report.html").read_text()
+    assert f"<li>C1: {needs[:12]}" in (results / "report.html").read_text()
     write_notebook(root, "first", TABLE.format(name="first", value=2.0))  # as if it had been given
     assert main(asked, root=root) == 0
     assert "needs" not in read_json(results / "provenance.json")["first"]

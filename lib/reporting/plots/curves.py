@@ -164,8 +164,11 @@ def score_panels(scores: pd.DataFrame, where: dict, *, x: str, panels: str, line
 
 
 def _small_multiples(titles: Iterable, *, widest: int, one_scale: bool) -> tuple[Figure, dict]:
-    """A page's width of panels that share their scales, {title: axis}, in rows of equal length but for the last."""
-    titles = list(titles)
+    """A page's width of panels that share their scales, {title: axis}, in rows of equal length but for the last.
+
+    One panel that says so where there is nothing to draw.
+    """
+    titles = list(titles) or ["no scores"]
     rows = math.ceil(len(titles) / widest)
     columns = math.ceil(len(titles) / rows)
     width = min(7.0, 2.0 + 2.5 * columns)
