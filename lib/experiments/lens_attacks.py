@@ -81,10 +81,12 @@ def attacked(
     photographs has 300 iterations, steps of 0.5 of 255, and keeps that of least "top_k" (GAZ:utils.py, by default).
     These three are columns of the table.
     steps: points of integrated gradients. k, radii: of the scores; the LENS-aware attack uses the first radius.
-    Images that the network gets wrong, and constant maps, are NaN. `flipped`: whether the class has changed, which
-    only one-shot noise can do. `amplitude`: mean change of a pixel value, in the same multiples.
+    Images that the network gets wrong are not attacked; they and constant maps are NaN. `flipped`: whether the class
+    has changed, which only one-shot noise can do. `amplitude`: mean change of a pixel value, in the same multiples.
     """
     of = load()
+    right = of.answers()[1]
+    alone = right.sum() < 2  # nothing to take a chance level from
     smooth = softplus_twin(of.model)
     parts = []
     for name in methods:
@@ -94,9 +96,9 @@ def attacked(
             for epsilon in epsilons:
                 size, each = epsilon * level, step or 2.5 * epsilon / iterations
                 how = _attack(aim, size, each * level, iterations, k, measure, radii[0])
-                x = _perturbed(of, method, aim, size, how, smooth, seed)
-                scores = _scores(of, method, clean, x, k, radii)
-                scores["amplitude"] = (x - of.x).abs().flatten(1).mean(1) / level
+                x = of.x if alone else _perturbed(of, right, method, aim, size, how, smooth, seed)
+                scores = _scores(of, right, method, clean, x, k, radii)
+                scores["amplitude"] = ((x - of.x).abs().flatten(1).mean(1) / level).where(right, torch.nan)
                 parts.append(_rows(of, scores).assign(method=name, attack=aim, epsilon=epsilon, step=each))
     about = {"model": of.network.name, "k": k, "data": _data(of), "iterations": iterations, "measure": measure}
     return pd.concat(parts, ignore_index=True).assign(**about)
@@ -165,18 +167,23 @@ def _attack(aim: str, epsilon: float, step: float, iterations: int, k: int, meas
     return Attack(AIMS.get(aim, aim), epsilon, step, iterations, k, measure=measure, radius=radius)
 
 
-def _perturbed(of: Subject, method, aim: str, epsilon: float, how, smooth: nn.Module, seed: int) -> Tensor:
+def _perturbed(of: Subject, right: Tensor, method, aim: str, epsilon: float, how, smooth, seed: int) -> Tensor:
+    """The images, of which those that the network gets right are attacked."""
+    x, target = of.x[right], of.target[right]
+    images = [image for image, known in zip(of.images, right.tolist(), strict=True) if known]
     if how is None:
-        return random_sign(of.x, epsilon=epsilon, images=of.images, seed=seed)
-    return attack(of.model, of.x, of.target, method, how, images=of.images, surrogate=smooth, seed=seed).x
+        found = random_sign(x, epsilon=epsilon, images=images, seed=seed)
+    else:
+        found = attack(of.model, x, target, method, how, images=images, surrogate=smooth, seed=seed).x
+    return of.x.index_put((right,), found)
 
 
-def _scores(of: Subject, method: Method, clean: Tensor, x: Tensor, k: int, radii: Sequence[int]) -> dict[str, Tensor]:
+def _scores(of: Subject, right: Tensor, method, clean: Tensor, x: Tensor, k: int, radii: Sequence[int]) -> dict:
     """{metric: (B,)} with NaN for images that are left out: the network is wrong, or a map is constant."""
     after = normalised(raw_maps(of.model, x, of.target, method))
     constant = [maps.flatten(1).amax(1) == maps.flatten(1).amin(1) for maps in (clean, after)]
-    usable = of.answers()[1] & ~constant[0] & ~constant[1]
-    if usable.sum() < 2:  # nothing to take a chance level from
+    usable = right & ~constant[0] & ~constant[1]
+    if usable.sum() < 2:
         return {"top_k": torch.full((len(x),), torch.nan)}
     found = with_chance(clean[usable], after[usable], k=k, radii=radii)
     scores = {}

@@ -1,5 +1,7 @@
 """The experiment of the LENS attacks: tidy, complete, excluded images counted; the network that standardises images."""
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 import torch
@@ -54,7 +56,17 @@ def test_only_one_shot_noise_may_change_an_answer_and_all_stay_in_the_ball(rows)
     flipped = rows[(rows["metric"] == "flipped") & (rows["attack"] != "random1")]
     assert (flipped["value"].dropna() == 0).all()
     amplitude = rows[rows["metric"] == "amplitude"]
-    assert (amplitude["value"] <= amplitude["epsilon"] + 1e-6).all()
+    attacked = amplitude[amplitude["image"] != "image-5"]
+    assert (attacked["value"] <= attacked["epsilon"] + 1e-6).all()
+    assert (attacked.loc[attacked["attack"] == "random1", "value"] > 0).all()
+
+
+def test_images_that_the_network_gets_wrong_are_not_attacked(of, rows):
+    assert rows[(rows["image"] == "image-5") & (rows["metric"] == "amplitude")]["value"].isna().all()
+    wrong = replace(of, target=(of.model(of.x).argmax(1) + 1) % 10)
+    asked = ASKED | {"methods": ["gradient"], "attacks": ["top_k"], "radii": [1]}
+    still = lens_attacks.attacked(lambda: wrong, **asked)
+    assert still["value"].isna().all() and set(still["metric"]) == {"top_k", "amplitude"}
 
 
 def test_the_strength_of_an_attack_is_in_its_rows_and_bounds_what_it_moves(of, rows):
