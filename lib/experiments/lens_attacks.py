@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lib import InputError
 from lib.attacks import Attack, Method, attack, normalised, random_sign, raw_maps, robust_answers

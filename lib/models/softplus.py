@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from lib import InputError
 
-
 LARGE = 30  # from here on, log(1 + e^x) is x in single precision
 
 
