@@ -459,7 +459,9 @@ def test_what_had_been_seen_is_said_in_the_statement():
 def test_a_missing_notebook_and_missing_rows_are_verdicts(tmp_path):
     rows = judge(tmp_path, registry=[claim(ORDER)])
     assert rows[["protocol", "verdict"]].to_numpy().tolist() == [["any", "not run"]]
-    assert "make reproduce ONLY=nb" in rows["note"][0]
+    assert rows["note"][0] == "nb is still to be written"
+    rows = judge(tmp_path, registry=[claim(ORDER, notebook="idgi_axioms")])
+    assert rows["note"][0] == "idgi_axioms has not been run: make reproduce ONLY=idgi_axioms"
     row = verdict({**ORDER, "b": {"rule": "random"}}, scores(cells(0.1)))
     assert (row["verdict"], row["note"]) == ("not run", "the table has no rows with rule = random")
 
