@@ -2,12 +2,10 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from functools import lru_cache
 from itertools import product
 from pathlib import Path
 from time import perf_counter
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -18,18 +16,14 @@ from lib.attribution.gradients import random_maps
 from lib.attribution.local import LocalReferences, cached_local_references, logits_of, random_densities
 from lib.attribution.nodes import share_of
 from lib.attribution.references import FromPool, Single
-from lib.data.digits import Digits, digits
 from lib.experiments.recalibration import BY_POINT, removal_rows
 from lib.experiments.subjects import Key, Subject, content_of
-from lib.metrics.ranking import descending
 from lib.models.zoo import Network
 from lib.store.digest import content_key
-from lib.training.fit import digit_cnn, digit_network, fit
 
 REFERENCES = 20  # of each image; one point on each is 20 evaluations, as in the paper
 ROUNDS = 3  # of timing
 OTHER_DENSITIES = ("random_density", "equal_density")  # LPI with these has the references that it has with its own
-FRACTIONS = (0.1, 0.3, 0.5, 0.7, 0.9)  # of the pixels removed before retraining
 
 
 def local_set(network: Network, pool: Tensor, *, clusters: int, cache: Path, seed: int = 0) -> LocalReferences:
@@ -164,87 +158,3 @@ def cost(load: Callable[[], Subject], *, sweep: list[int], clusters: int, cache:
         rows.append(key | {"metric": "seconds", "value": min(each) / len(of.images)})
         rows.append(key | {"metric": "evaluations", "value": spent[path, points] / len(of.images)})
     return pd.DataFrame(rows).assign(mode="corrected", model=of.network.name, seed=0)
-
-
-@lru_cache(maxsize=1)
-def _whole_maps(path: str, clusters: int, cache: Path, train: int, test: int) -> tuple[Tensor, Tensor]:
-    """One method's maps at 20 evaluations for the first training and test digits, (N, 28, 28) each."""
-    network = digit_network(cache=cache)
-    found = []
-    for part in (digits("train").take(slice(train)), digits("test").take(slice(test))):
-        if path == "random":
-            found.append(random_maps(part.ids, (28, 28), seed=0))
-            continue
-        groups = [part.take(slice(start, start + 100)) for start in range(0, len(part.ids), 100)]
-        found.append(torch.cat([_group_maps(network, group, path, clusters, cache) for group in groups]))
-    return tuple(found)
-
-
-def _group_maps(network: Network, group: Digits, path: str, clusters: int, cache: Path) -> Tensor:
-    pool = digits("train")
-    places = {image: row for row, image in enumerate(pool.ids)}
-    own = [places.get(image, -1) for image in group.ids]
-    device = next(network.model.buffers()).device
-    of = Subject(network, group.x.to(device), group.y.to(device), group.ids, pool.x.to(device), own)
-    found = sets(of, clusters=clusters, cache=cache) if path in ("dataset", "local") else {}
-    references = found.get((path, "density" if path == "local" else "riemann_abs"))
-    rule = Riemann("left" if path == "adversarial" else "mean")
-    way = walk_of(of, path, 1, references=references)
-    return attribute(of.model, of.x, of.target, path=way, rules={"a": rule}, objective="logit")["a"].abs().sum(1).cpu()
-
-
-def retraining_units(paths: list[str]) -> dict[str, tuple]:
-    """One training for each method, share of pixels removed, and end they are removed from."""
-    base = {"nothing removed": ("none", 0.0, "highest")}
-    return base | {
-        f"{path} {share:g} {end}": (path, share, end)
-        for path in paths
-        for share in FRACTIONS
-        for end in ("highest", "lowest")
-    }
-
-
-def retrained(
-    path: str, share: float, end: str, *, clusters: int, train: int, test: int, epochs: int, cache: Path
-) -> pd.DataFrame:
-    """ROAR (Hooker et al. 2019): which test digits a network is right about that was trained without some pixels.
-
-    The `share` of pixels with the highest or lowest scores is set to the training mean in training and test digits
-    alike, and a new network is trained on them. One row per test digit, value 1 where it is right.
-    """
-    parts = [digits("train").take(slice(train)), digits("test").take(slice(test))]
-    images = [part.x for part in parts]
-    if share > 0:
-        maps = _whole_maps(path, clusters, cache, train, test)
-        fill = parts[0].x.mean()
-        images = [_removed(x, each, share, end, fill) for x, each in zip(images, maps, strict=True)]
-    model = fit(digit_cnn(seed=0), images[0], parts[0].y, epochs=epochs, seed=0, label=f"{path} {share:g}")
-    device = next(model.parameters()).device
-    with torch.no_grad():
-        answers = torch.cat([model(x.to(device)).argmax(1).cpu() for x in images[1].split(256)])
-    rows = {"image": parts[1].ids, "label": parts[1].y.tolist(), "value": (answers == parts[1].y).double().tolist()}
-    return pd.DataFrame(rows).assign(path=path, share=share, end=end)
-
-
-def _removed(x: Tensor, maps: Tensor, share: float, end: str, fill: Tensor) -> Tensor:
-    order = descending(maps.flatten(1))
-    count = int(share * order.shape[1])
-    chosen = order[:, :count] if end == "highest" else order[:, order.shape[1] - count :]
-    return x.flatten(1).scatter(1, chosen, float(fill)).view_as(x)
-
-
-def roar(table: pd.DataFrame) -> Iterator[pd.DataFrame]:
-    """ROAR and DiffROAR of each test digit: trapezoids over the share removed, divided by its range.
-
-    ROAR: right when the highest are removed; DiffROAR: right without the lowest minus right without the highest."""
-    base = table[table["share"] == 0].set_index("image")["value"]
-    for path, rows in table[table["share"] > 0].groupby("path", sort=False):
-        wide = {end: part.pivot(index="image", columns="share", values="value") for end, part in rows.groupby("end")}
-        shares = [0.0, *wide["highest"].columns]
-        highest = np.column_stack([base.loc[wide["highest"].index], wide["highest"]])
-        difference = np.column_stack([np.zeros(len(highest)), wide["lowest"] - wide["highest"]])
-        labels = rows.drop_duplicates("image").set_index("image")["label"]
-        for metric, curve in (("roar", highest), ("diffroar", difference)):
-            value = np.trapezoid(curve, shares, axis=1) / max(shares)
-            found = pd.DataFrame({"image": wide["highest"].index, "metric": metric, "value": value})
-            yield found.assign(label=found["image"].map(labels), path=path)

@@ -2,7 +2,7 @@
 
 import io
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -26,6 +26,13 @@ from lib.store.kept import kept
 MEMORISED = 0.95  # training accuracy on permuted labels that Adebayo et al. (NeurIPS 2018) ask for
 
 
+Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
+
+
+class Diverged(InputError):
+    """A training whose loss became NaN or infinite: it has no result, and none may stand for it."""
+
+
 def classification_loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """Mean over the batch of -log softmax_y f(x)."""
     return functional.cross_entropy(model(x), y)
@@ -38,7 +45,7 @@ def fit(
     *,
     epochs: int,
     seed: int,
-    loss: Callable[[nn.Module, Tensor, Tensor], Tensor] = classification_loss,
+    loss: Loss | Sequence[Loss] = classification_loss,
     batch: int = 64,
     learning_rate: float = 1e-3,
     until: Callable[[nn.Module], bool] | None = None,
@@ -49,14 +56,15 @@ def fit(
     Adam; its learning rate falls linearly from `learning_rate` to 0, because after a constant one the test accuracy
     depends on which batches happened to come last.
 
-    x (N, C, H, W); y (N,). loss(model, x, y) is a scalar for one batch, model in train mode. until(model), model
-    in eval mode, is asked after each epoch; True ends the training early.
+    x (N, C, H, W); y (N,). loss(model, x, y) is a scalar for one batch, model in train mode. Of several losses each has
+    an Adam of its own, and takes its step on a batch after the one before. until(model), model in eval mode, is asked
+    after each epoch; True ends the training early.
     The batches depend on `seed` alone, so that different losses see the same ones; a loss, or a layer such as
     dropout, may draw from torch's default CPU generator, which is seeded here and restored afterwards.
     A single image that is left over joins the last batch where the network has batch norms, which need two.
     On a CPU two runs agree to the bit.
-    Raises InputError for a loss that is not finite, unless there are as many labels as images, for a network with
-    batch norms and batches of one image, and for weights made inside torch.inference_mode.
+    Raises Diverged, an InputError, for a loss that is not finite; InputError unless there are as many labels as images,
+    for a network with batch norms and batches of one image, and for weights made inside torch.inference_mode.
     """
     if not 0 < len(x) == len(y):
         raise InputError(f"{label} was given {len(x)} images and {len(y)} labels; give as many of each, at least one.")
@@ -70,8 +78,10 @@ def fit(
     if normed and sizes[-1] == 1:
         sizes[-2:] = [batch + 1]
     steps = epochs * len(sizes)
-    optimiser = torch.optim.Adam(model.parameters(), lr=learning_rate)
-    schedule = torch.optim.lr_scheduler.LinearLR(optimiser, start_factor=1, end_factor=0, total_iters=steps)
+    losses = loss if isinstance(loss, Sequence) else (loss,)
+    optimisers = [torch.optim.Adam(model.parameters(), lr=learning_rate) for _ in losses]
+    falling = partial(torch.optim.lr_scheduler.LinearLR, start_factor=1, end_factor=0, total_iters=steps)
+    schedules = [falling(each) for each in optimisers]
     order = torch.Generator().manual_seed(seed)
     with (
         seeded(seed),
@@ -80,16 +90,18 @@ def fit(
         for epoch in range(1, epochs + 1):
             model.train()
             for rows in torch.randperm(len(x), generator=order).to(device).split(sizes):
-                value = loss(model, x[rows], y[rows])
-                if not value.isfinite():
-                    raise InputError(
-                        f"{label}: the loss became {value.item()} in epoch {epoch} of {epochs}; lower "
-                        f"learning_rate={learning_rate:g}, or the weight of what the loss adds to the cross-entropy."
-                    )
-                optimiser.zero_grad()
-                value.backward()
-                optimiser.step()
-                schedule.step()
+                for each, optimiser, schedule in zip(losses, optimisers, schedules, strict=True):
+                    value = each(model, x[rows], y[rows])
+                    if not value.isfinite():
+                        raise Diverged(
+                            f"{label}: the loss became {value.item()} in epoch {epoch} of {epochs}; lower "
+                            f"learning_rate={learning_rate:g}, or the weight of what the loss adds to the "
+                            "cross-entropy."
+                        )
+                    optimiser.zero_grad()
+                    value.backward()
+                    optimiser.step()
+                    schedule.step()
                 progress.update()
             if until is not None and until(model.eval()):
                 break
@@ -170,9 +182,13 @@ def kept_network(model: nn.Module, train: Callable[[], nn.Module], *, cache: Pat
 def training_unit(load: Callable[[], Network]) -> pd.DataFrame:
     """A training as a unit of work, so that several are done at once: `load` trains a network and keeps its weights.
 
-    Returns one row: the network's name and how many weights it has.
+    Returns one row: the network's name and how many weights it has; none of one that diverged, which is said.
     """
-    network = load()
+    try:
+        network = load()
+    except Diverged as error:
+        print(error, file=sys.stderr)
+        return pd.DataFrame({"network": [f"diverged: {error}"], "weights": [0]})
     return pd.DataFrame(
         {"network": [network.name], "weights": [sum(each.numel() for each in network.model.parameters())]}
     )

@@ -33,6 +33,9 @@ RULES = {
     "random_density": "random densities",
     "equal_density": "equal densities",
     "one_cluster": "one cluster",
+    "gradient_relu": "relu(gradient)",
+    "gradient_signed": "gradient, signed",
+    "sobel": "edges",
     "-": "",
 }
 PATHS = {
@@ -99,6 +102,10 @@ METRICS = {
     "real_share": "share on real columns",
     "diffroar": "DiffROAR",
     "roar": "ROAR",
+    "mask_accuracy": "accuracy by the mask alone",
+    "accuracy_under_noise": "accuracy under noise",
+    "variation_plain": "total variation, EG",
+    "variation_recalibrated": "total variation, re-calibrated EG",
     "top_k": "top-k intersection",
     "centre_shift": "shift of the centre (pixels)",
     "recall": "LENS recall",
@@ -149,6 +156,7 @@ METRICS = {
     "shortcut_difference": "difference from the shortcut",
     "spearman_squared_gradient": "rank correlation with Σ gradient²",
     "strength": "strength",
+    "strength_effect": "effect of the strength",
     "strength_regret": "regret of the strength",
     "comparison": "",  # of two methods
     "zero_reference_error": "error at a reference of zeros",
@@ -184,14 +192,45 @@ NETWORKS = {
     "rar_flower": "RAR network, flowers",
 }
 DATA = {"digits": "digits", "photographs": "photographs", "mnist_5k": "5,000 digits of MNIST"}
-TRAININGS = {
-    "natural": "natural",
-    "rar": "RAR",
-    "ig_norm": "IG-NORM",
-    "ig_sum_norm": "IG-SUM-NORM",
+TRAININGS = {"natural": "natural", "rar": "RAR", "ig_norm": "IG-NORM", "ig_sum_norm": "IG-SUM-NORM"}
+TRAININGS |= {"fine-tuned": "fine-tuned"}
+PENALTIES = {
+    "plain": "plain training",
+    "marginal_detached": "marginal, constant weights",
+    "marginal_finite_difference": "marginal, finite difference",
+    "marginal_random_direction": "marginal, random direction",
+    "reweighted": "reweighted groups",
+}
+DENSITY = {  # what is measured of networks with these penalties
+    "leakage_sum": "leakage (sum)",
+    "leakage_share": "leakage (share)",
+    "insertion_pixels": "insertion (pixels)",
+    "right": "accuracy",
+    "minority_right": "accuracy where the attribute contradicts",
+    "worst_group": "accuracy in the worst group",
+    "noise_right": "accuracy under noise",
+    "density_right": "accuracy under density PGD",
+    "gradient_change": "change of the gradient",
+    "density_change": "change of log density (nats)",
+    "memory_mb": "memory (MB)",
+    "value_error": "error of the value",
+    "derivative_error": "error of the derivative",
+    "one_draw_error": "error of one draw",
+    "sum_of_gradients": "sum of the gradients",
+    "sum_of_penalties": "sum of the penalties",
+    "recentred_penalty": "penalty after re-centring",
+    "recentred_probabilities": "probabilities after re-centring",
+    "valid_accuracy": "validation accuracy",
+    "valid_worst_group": "validation, worst group",
+    "log_probability": "log probability",
+    "blockmnist": "BlockMNIST",
+    "digits_on_photographs": "digits on photographs",
+    "waterbirds": "Waterbirds",
+    "celeba_hair": "CelebA, hair",
 }
 MODES = {"corrected": "corrected", "released": "as released", "paper_era": "paper-era code"}
 NAMES = ATTACKS | PATHS | RULES | METRICS | TWINS | NETWORKS | DATA | TRAININGS | MODES  # "top_k" is a metric first
+NAMES |= PENALTIES | DENSITY
 
 
 def named(value) -> str:
