@@ -86,7 +86,7 @@ def leaked(model: nn.Module, of: Blocks, *, steps: int) -> dict[tuple, Tensor]:
     x, y = of.x.to(device), of.y.to(device)
     found = {}
     for explained in EXPLAINED:
-        path, rules = Straight(steps), {"map": Riemann("midpoint")}
+        path, rules = Straight(steps, grid="midpoint"), {"map": Riemann("midpoint")}
         made = {
             "gradient": input_gradient(model, x, y, objective=explained),
             "integrated_gradients": attribute(model, x, y, path=path, rules=rules, objective=explained)["map"],

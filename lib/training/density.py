@@ -51,7 +51,8 @@ def density_penalty(
       random_direction   [(g(x + h v) - g(x)) / h]^2, v ~ N(0, I) from torch's default CPU generator; its mean is exact
                          as h -> 0, its standard deviation sqrt(2) times that; no derivative by x at all
     x (B, ...), whose rows f treats apart; step: h in pixel values, the length of the step along the gradient and the
-    deviation of each pixel in a random direction. Where the gradient is 0, so are the penalty and its derivative.
+    deviation of each pixel in a random direction. Where the gradient is 0, so are the penalty and its derivative. In a
+    ReLU network a finite step sees the jumps of the gradient that it crosses, which second derivatives do not.
     The paper's exact form could not be found: a squared norm, and that the authors' implementation uses the softmax and
     a Taylor expansion, are all that is known of it. There is no released code.
     Raises InputError for another density or implementation, and a step that is not above 0.
