@@ -216,4 +216,4 @@ def density_strengths(rows: pd.DataFrame, name: str, *, within: float = WITHIN) 
         of = of.droplevel("penalty")
         allowed = of[of >= kept.get(("plain", 0.0), np.inf) - within] if name == BLOCKS else of.iloc[:0]
         found[penalty] = float(allowed.index.max() if len(allowed) else of.idxmax())
-    return found
+    return {penalty: found[penalty] for penalty in dict.fromkeys(rows["penalty"]) if penalty in found}

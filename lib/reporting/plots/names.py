@@ -206,7 +206,7 @@ DENSITY = {  # what is measured of networks with these penalties
     "leakage_share": "leakage (share)",
     "insertion_pixels": "insertion (pixels)",
     "right": "accuracy",
-    "minority_right": "accuracy where the attribute contradicts",
+    "minority_right": "accuracy on the minority",
     "worst_group": "accuracy in the worst group",
     "noise_right": "accuracy under noise",
     "density_right": "accuracy under density PGD",
