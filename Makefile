@@ -36,8 +36,8 @@ smoke: $(READY)  ## the same in minutes, on a few photographs
 plan: $(READY)  ## what would run, why, and for how long
 	@$(RUN) plan $(OPTIONS)
 
-verify: $(READY)  ## recompute from nothing and compare with the committed tables; OUTPUT=folder keeps what is recomputed
-	@$(RUN) verify $(OPTIONS)
+verify: $(READY)  ## recompute and compare with the committed tables; OUTPUT=folder keeps it; SHARE=0.1 a tenth of the units
+	@$(RUN) verify $(OPTIONS) $(if $(SHARE),--share "$(SHARE)") $(if $(SEED),--seed "$(SEED)")
 
 figures: $(READY)  ## draw the figures again from finished units, for print: FORMAT=pdf
 	@FIGURE_FORMAT=$(or $(FORMAT),pdf) $(RUN) figures $(OPTIONS)

@@ -59,6 +59,7 @@ def local_references(
     clusters: int,
     references: int,
     seed: int = 0,
+    fewest: int = 1,
     minibatch_above: int = 50_000,
     n_init: int = 3,
     max_iter: int = 600,
@@ -68,6 +69,8 @@ def local_references(
     k-means divides the logits into `clusters`, and each cluster into R = `references` sub-clusters. Reference r of
     a cluster is the member of sub-cluster r nearest (L2) to its centre; p_r = |sub-cluster r| / |cluster|.
 
+    fewest: clusters with fewer members are dissolved, the smallest first, and their members go to the nearest of the
+    other centres. The paper's training set needs none of this; of a small one, fewer clusters are left.
     More than `minibatch_above` logits are clustered by mini-batches. `seed`, `n_init` and `max_iter` go to
     scikit-learn; the released code's defaults are 3 and 600, its published files 1 cluster of 20 references.
     Raises InputError for logits that are not finite, fewer different logits than clusters, and a cluster with
@@ -98,6 +101,9 @@ def local_references(
             f"{len(points)} logits, {different} of them different, cannot form {clusters} clusters; "
             f"give clusters={different} or fewer."
         )
+    if fewest > 1:
+        centres, labels = _without_small(points, centres, labels, fewest)
+        sizes, clusters = numpy.bincount(labels), len(centres)
     members = numpy.zeros((clusters, references), dtype=numpy.int64)
     densities = numpy.zeros((clusters, references))
     for cluster in sizes.argsort():  # the smallest first: it is the one that may have too few members
@@ -119,9 +125,18 @@ def local_references(
 
 
 def cached_local_references(
-    logits_fn: Callable[[], Tensor], *, cache: Path, key: str, clusters: int, references: int, seed: int = 0
+    logits_fn: Callable[[], Tensor],
+    *,
+    cache: Path,
+    key: str,
+    clusters: int,
+    references: int,
+    seed: int = 0,
+    fewest: int = 1,
 ) -> LocalReferences:
     """`local_references` of logits_fn(), computed only where <cache>/<key>-c<clusters>r<references>s<seed>.npz is not.
+
+    With `fewest` above 1 the name of that file ends in "m<fewest>".
 
     `key` changes with whatever decides the logits, see `lib.store.digest.content_key`. A file that cannot be read is
     replaced, which a line on standard error says. Raises InputError as `local_references`.
@@ -131,8 +146,8 @@ def cached_local_references(
     >>> cached_local_references(lambda: torch.zeros(3, 2), **asked).densities
     tensor([[1.]], dtype=torch.float64)
     """
-    file = Path(cache) / f"{key}-c{clusters}r{references}s{seed}.npz"
-    asked = {"clusters": clusters, "references": references, "seed": seed}
+    file = Path(cache) / f"{key}-c{clusters}r{references}s{seed}{f'm{fewest}' if fewest > 1 else ''}.npz"
+    asked = {"clusters": clusters, "references": references, "seed": seed, "fewest": fewest}
     return kept(file, lambda: local_references(logits_fn(), **asked), read=_read, write=_bytes)
 
 
@@ -171,6 +186,20 @@ def _k_means(points: numpy.ndarray, count: int, minibatch_above: int, options: d
         warnings.simplefilter("ignore", ConvergenceWarning)
         means = kind(count, **options).fit(points)
     return means.cluster_centers_, means.labels_
+
+
+def _without_small(points: numpy.ndarray, centres: numpy.ndarray, labels: numpy.ndarray, fewest: int) -> tuple:
+    """Centres and labels without clusters of fewer than `fewest` points, whose points went to the nearest centres."""
+    sizes = numpy.bincount(labels)
+    while len(centres) > 1 and sizes.min() < fewest:
+        smallest = sizes.argmin()
+        centres, stray = numpy.delete(centres, smallest, axis=0), numpy.flatnonzero(labels == smallest)
+        labels = labels - (labels > smallest)
+        for row in stray:
+            labels[row] = numpy.linalg.norm(centres - points[row], axis=1).argmin()
+        sizes = numpy.bincount(labels, minlength=len(centres))
+        centres = numpy.stack([points[labels == cluster].mean(0) for cluster in range(len(centres))])
+    return centres, labels
 
 
 def _read(file: Path) -> LocalReferences:

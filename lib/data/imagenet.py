@@ -11,7 +11,10 @@ from PIL import Image
 from lib import InputError
 from lib.data.image_files import read_image
 from lib.store.files import package_folder, read_text
+from lib.store.provenance import exclude
 
+CLASSES = 1000
+NEARLY = 0.95  # of the photographs that are wanted of a collection of one a class, so many are there
 SUFFIXES = {".jpeg", ".jpg", ".png"}
 WNID = re.compile(r"(?<![a-zA-Z0-9])n\d{8}(?!\d)")
 VALIDATION = re.compile(r"ILSVRC2012_val_\d{8}")
@@ -44,9 +47,9 @@ def photographs(source: str = "packaged", limit: int | None = None) -> list[Phot
     of three layouts: folders named by wnid, files whose names hold a wnid (`n01440764_tench.JPEG`,
     `ILSVRC2012_val_00000293_n01440764.JPEG`), or validation files `ILSVRC2012_val_00000293.JPEG` whose
     labels are read from `val_annotations.txt` ("file<TAB>wnid") or Kaggle's `LOC_val_solution.csv`, beside or
-    above them. Class folders without images are skipped, as are files named otherwise. Files are only listed: which of
-    them can be read, `lib.data.readability.readable` says. `limit` takes images
-    evenly spaced over the sorted list, so that a few still span the classes.
+    above them. Class folders without images are skipped; images named otherwise are left out, which is printed and
+    recorded. Files are only listed: which of them can be read, `lib.data.readability.readable` says. `limit`: only so
+    many, see `explained_and_pool`.
     Raises InputError for a folder that is missing, cannot be read or holds no such image, an unknown wnid, an
     unlabelled validation file or one with two labels, two images of one id, or a limit below 1.
     """
@@ -64,9 +67,60 @@ def photographs(source: str = "packaged", limit: int | None = None) -> list[Phot
             raise InputError(f"{paths[photo.id]} and {photo.path} share the id '{photo.id}': rename one of them.")
         paths[photo.id] = photo.path
     found.sort(key=lambda photo: (photo.label, photo.id))
-    if limit is None or limit >= len(found):
-        return found
-    return [found[index * len(found) // limit] for index in range(limit)]
+    return found if limit is None or limit >= len(found) else _chosen(found, limit, 0)[0]
+
+
+def explained_and_pool(source: str, *, limit: int, pool: int) -> tuple[list[Photograph], list[Photograph]]:
+    """The photographs of `source` that are explained, and those that references are drawn from.
+
+    limit: how many are explained, evenly spaced over the sorted list, so that a few still span the classes; 0 for all.
+    pool: so many of the others, evenly spaced, without those that would be explained if pool // 2 were: an experiment
+    that explains fewer has the same pool. Of all photographs where so many others are not there.
+    Of a collection with one photograph a class, evenly spaced *classes* are taken, whichever other classes are there;
+    those of which there is no photograph are printed and recorded. With limit=200 and pool=400 these are the classes 0,
+    5, 10, ... and 1, 3, 6, 8, 11, ...
+    Raises InputError as `photographs`, and for a negative limit.
+
+    >>> explained, pool = explained_and_pool("packaged", limit=4, pool=10)
+    >>> len(explained), len(pool), set(explained) & set(pool)
+    (4, 10, set())
+    """
+    if limit < 0:
+        raise InputError(f"limit={limit} selects no image: give a number from 1 up, or 0 for all images.")
+    return _chosen(photographs(source), limit, pool)
+
+
+def _chosen(photos: list[Photograph], limit: int, pool: int) -> tuple[list[Photograph], list[Photograph]]:
+    of: dict[int, list[Photograph]] = {}
+    for photo in photos:
+        of.setdefault(photo.label, []).append(photo)
+    parts = _places(CLASSES, limit, pool)
+    wanted = [label for part in parts for label in part]
+    if limit and sum(len(of.get(label, ())) == 1 for label in wanted) >= NEARLY * len(wanted):
+        absent = [wnid(label) for label in wanted if label not in of]
+        exclude(dict.fromkeys(absent, "there is no photograph of this class"), len(wanted))
+        second = [photo for label in wanted for photo in of.get(label, ())[1:]]
+        exclude({photo.id: "another photograph of its class is taken" for photo in second}, len(photos))
+        explained, others = ([of[label][0] for label in part if label in of] for part in parts)
+    else:
+        explained, others = ([photos[place] for place in part] for part in _places(len(photos), limit, pool))
+    return explained, others
+
+
+def _places(count: int, limit: int, pool: int) -> tuple[list[int], list[int]]:
+    """Which of `count` places are explained, and which are the pool."""
+    places = list(range(count))
+    explained = _even(places, limit or count)
+    kept = {*explained, *_even(places, pool // 2)}
+    others = [place for place in places if place not in kept]
+    return explained, _even(others if len(others) >= pool else places, pool)
+
+
+def _even(places: list[int], count: int) -> list[int]:
+    """`count` of the places, evenly spaced; all where there are no more."""
+    if count >= len(places):
+        return places
+    return [places[index * len(places) // count] for index in range(count)]
 
 
 def load_image(photo: Photograph) -> Image.Image:
@@ -131,6 +185,8 @@ def _class_folders(folder: Path) -> list[Photograph]:
     entries = [entry for entry in sorted(folder.iterdir()) if WNID.fullmatch(entry.name) and entry.is_dir()]
     classes = {entry: _images(entry) for entry in entries}
     often = Counter(stem for files in classes.values() for stem in {file.stem for file in files})
+    if often:
+        exclude({file.name: "it lies beside the folders of the classes" for file in _images(folder)}, often.total())
     return [
         Photograph(file, _label(entry.name, entry), file.stem if often[file.stem] == 1 else f"{entry.name}_{file.stem}")
         for entry, files in classes.items()
@@ -139,7 +195,7 @@ def _class_folders(folder: Path) -> list[Photograph]:
 
 
 def _flat(folder: Path) -> list[Photograph]:
-    found, annotations = [], None
+    found, others, annotations = [], {}, None
     for file in _images(folder):
         if match := WNID.search(file.stem):
             name = match.group()
@@ -150,8 +206,11 @@ def _flat(folder: Path) -> list[Photograph]:
                 raise InputError(f"{file} is missing from the validation labels: add its line or take it out.")
             name = annotations[file.stem]
         else:
+            others[file.name] = "its name holds no wnid"
             continue
         found.append(Photograph(file, _label(name, file), file.stem))
+    if found:
+        exclude(others, len(found) + len(others))
     return found
 
 

@@ -2,7 +2,6 @@
 
 import json
 import sys
-from functools import cache as once
 from pathlib import Path
 
 from tqdm import tqdm
@@ -12,11 +11,10 @@ from lib.data.image_files import decode, reason, require_plain_file
 from lib.data.imagenet import Photograph
 from lib.store.digest import digest
 from lib.store.files import content_digest, write_atomically
-from lib.store.provenance import excluded, versions
+from lib.store.provenance import exclude, versions
 from lib.store.workers import computed
 
 CHUNK = 100  # photographs that are decoded at a time
-NAMED = 5  # excluded photographs that the printed line names
 
 
 def readable(photos: list[Photograph], *, cache: Path) -> list[Photograph]:
@@ -44,17 +42,8 @@ def unreadable(photos: list[Photograph], *, cache: Path) -> dict[Photograph, str
             faults[photo] = reason(error)
     known = _known({content: photo.path for photo, content in contents.items()}, Path(cache))
     faults |= {photo: known[content] for photo, content in contents.items() if known[content]}
-    excluded.update((photo.id, fault) for photo, fault in faults.items())
-    if faults:
-        named = "; ".join(f"{photo.id} ({fault})" for photo, fault in list(faults.items())[:NAMED])
-        more = f"; and {len(faults) - NAMED:,} more" if len(faults) > NAMED else ""
-        _say(f"{len(faults):,} of {len(photos):,} photographs were excluded: {named}{more}.")
+    exclude({photo.id: fault for photo, fault in faults.items()}, len(photos))
     return faults
-
-
-@once
-def _say(sentence: str) -> None:
-    print(sentence, flush=True)
 
 
 def _known(paths: dict[str, Path], cache: Path) -> dict[str, str]:
@@ -66,6 +55,10 @@ def _known(paths: dict[str, Path], cache: Path) -> dict[str, str]:
         known = {}
     new = [(content, path) for content, path in paths.items() if content not in known]
     if not new:
+        return known
+    if len(new) <= CHUNK:  # seconds: less than the units of another notebook, behind which they would wait
+        known |= _faults(new)
+        write_atomically(file, json.dumps(known))
         return known
     tasks = {str(start): (new[start : start + CHUNK],) for start in range(0, len(new), CHUNK)}
     shown = {"unit": "photograph", "leave": False, "delay": 2, "mininterval": 0.5, "file": sys.stderr}

@@ -1,4 +1,4 @@
-"""Tables for the sparsity prior: a packaged one whose signal is sparse by construction, or the NHANES files."""
+"""Tables for the sparsity prior: a packaged one and a generated one, both of sparse signal, or the NHANES files."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from torch import Tensor
 from lib import InputError
 from lib.seeds import image_generator
 
-COLUMNS = 118  # of the NHANES table, which the packaged one is filled up to
+COLUMNS = 118  # of the NHANES table, which the others are filled up to
 NHANES_ROWS = 13_442
 FILES = ("X_sparsity.csv", "y_sparsity.npy")
 TRAIN, VALID = 100, 100  # rows, as in the released code; the rest are for testing
@@ -26,6 +26,48 @@ class Table:
     x: np.ndarray
     y: np.ndarray
     real: np.ndarray
+    data = "table"  # the kind of data that a verdict names
+
+    def rows(self, repetition: int) -> tuple[np.ndarray, np.ndarray]:
+        """What a repetition splits: x and y, the same in each."""
+        return self.x, self.y
+
+    @property
+    def overlap(self) -> float:
+        """Test rows / training rows of a split, for `lib.reporting.splits`."""
+        return (len(self.x) - TRAIN - VALID) / TRAIN
+
+
+@dataclass(frozen=True)
+class FriedmanTable:
+    """Rows of Friedman's function (Annals of Statistics 19, 1991), drawn anew for each repetition.
+
+    118 columns, uniform on [0, 1] and independent, of which five tell about the label:
+    10 sin(pi x1 x2) + 20 (x3 - .5)^2 + 10 x4 + 5 x5 + noise, normal with Friedman's standard deviation 1. The label is
+    1 for the highest three quarters of a repetition's rows, NHANES' share. Repetitions share no rows: no overlap.
+
+    >>> x, y = FriedmanTable().rows(0)
+    >>> x.shape, float(y.mean()), FriedmanTable().overlap
+    ((1200, 118), 0.75, 0.0)
+    """
+
+    length: int = 1_200  # rows of a repetition: as few as the packaged table's to train on, 1,000 to test
+    noise: float = 1.0
+    positive: float = 0.75
+    name = "Friedman's function"
+    data = "generated table"
+    overlap = 0.0
+
+    @property
+    def real(self) -> np.ndarray:
+        return np.arange(COLUMNS) < 5
+
+    def rows(self, repetition: int) -> tuple[np.ndarray, np.ndarray]:
+        """x (length, 118) and y of a repetition."""
+        from sklearn.datasets import make_friedman1
+
+        x, value = make_friedman1(self.length, COLUMNS, noise=self.noise, random_state=repetition)
+        return x, (value > np.quantile(value, 1 - self.positive)).astype(np.int64)
 
 
 @dataclass(frozen=True)
@@ -88,30 +130,32 @@ def _nhanes(folder: Path) -> Table:
     return Table("NHANES I", x, y.astype(np.int64), np.ones(COLUMNS, bool))
 
 
-def splits(of: Table, repetitions: Sequence[int]) -> Splits:
+def splits(of: Table | FriedmanTable, repetitions: Sequence[int], *, real_only: bool = False) -> Splits:
     """The splits of these repetitions: 100 rows to train, 100 to validate, the others to test.
 
     As in the released code, train_test_split with random_state = the repetition takes 200 rows, and again halves them;
     missing values become the mean of the training rows, which then standardise every column. A column without any value
     among them becomes 0 (the released code would drop it, and its network would not fit).
+    real_only: with the columns alone that can tell about y.
     Raises InputError for a table of no more than 200 rows.
     """
-    if len(of.x) <= TRAIN + VALID:
-        raise InputError(f"The table has {len(of.x)} rows; {TRAIN} to train, {VALID} to validate and some to test.")
-    parts = [_split(of, repetition) for repetition in repetitions]
+    parts = [_split(of, repetition, of.real if real_only else slice(None)) for repetition in repetitions]
     stacked = [torch.from_numpy(np.stack(arrays)) for arrays in zip(*parts, strict=True)]
     ids = [f"split-{repetition:03d}" for repetition in repetitions]
     return Splits(ids, (stacked[0], stacked[3]), (stacked[1], stacked[4]), (stacked[2], stacked[5]))
 
 
-def _split(of: Table, repetition: int) -> list[np.ndarray]:
+def _split(of: Table | FriedmanTable, repetition: int, columns: np.ndarray | slice) -> list[np.ndarray]:
     """Training, validation and test rows, and their labels."""
     from sklearn.impute import SimpleImputer
     from sklearn.model_selection import train_test_split
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    x, test, y, y_test = train_test_split(of.x, of.y, train_size=TRAIN + VALID, random_state=repetition)
+    x, y = of.rows(repetition)
+    if len(x) <= TRAIN + VALID:
+        raise InputError(f"The table has {len(x)} rows; {TRAIN} to train, {VALID} to validate and some to test.")
+    x, test, y, y_test = train_test_split(x[:, columns], y, train_size=TRAIN + VALID, random_state=repetition)
     train, valid, y_train, y_valid = train_test_split(x, y, train_size=TRAIN, random_state=repetition)
     scale = make_pipeline(SimpleImputer(keep_empty_features=True), StandardScaler()).fit(train)
     return [scale.transform(part).astype(np.float32) for part in (train, valid, test)] + [y_train, y_valid, y_test]

@@ -89,8 +89,8 @@ def common_nodes(rough: Sequence[float], steps: int) -> tuple[float, ...]:
 def placements(budgets: list[int], compared: list[int], rough: Sequence[float], *, tolerance: float, most: int) -> dict:
     """{(name, budget): path}: "refined by gradient" for all budgets, the others for those compared.
 
-    A path of n steps evaluates its n + 1 nodes, "Gauss nodes" n; what a scan takes is taken off. "until done" may
-    take up to `most` steps.
+    A path of n steps evaluates its n + 1 nodes, "Gauss nodes" n; what a scan takes is taken off. The one `until` the
+    tolerance may take up to `most` steps.
     """
     found = {("refined by gradient", n): Adaptive(n) for n in budgets}
     for n in compared:
@@ -101,7 +101,12 @@ def placements(budgets: list[int], compared: list[int], rough: Sequence[float], 
             ("common nodes", n): Placed(common_nodes(rough, n)),
             ("Gauss nodes", n): Straight(n, grid="gauss"),
         }
-    return found | {("until done", most): Adaptive(most, tolerance=tolerance)}
+    return found | {(until(tolerance), most): Adaptive(most, tolerance=tolerance)}
+
+
+def until(tolerance: float) -> str:
+    """What tables call a walk that stops at a tolerance: claims name one, and are not about others."""
+    return f"until {tolerance:g}"
 
 
 def evaluations(

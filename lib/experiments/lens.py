@@ -18,6 +18,7 @@ from lib.attribution.references import Single
 from lib.data.digits import digits
 from lib.data.imagenet import photographs
 from lib.experiments import subjects
+from lib.experiments.lens_attacks import small_group
 from lib.experiments.subjects import DIGITS, Subject
 from lib.metrics.chance import adjusted, with_chance
 from lib.metrics.selection import dilate, diverse_top_k, pixel_map
@@ -35,12 +36,13 @@ DIGIT_CANDIDATES = 600
 def lens_units(
     name: str, *, images: str, limit: int, digits_limit: int, group: int, pool: int, weights: str, cache: Path
 ) -> dict[str, Callable[[], Subject]]:
-    """`subjects.units`, of PGD-trained networks too: `mnist_cnn_pgd` for digits, `resnet50_pgd` for photographs.
+    """`subjects.subject_units` in groups as `lens_attacks.small_group`, of PGD-trained networks too.
 
-    The robust network sees the same pixels as the natural one. Raises InputError where an image would be alone in its
-    unit, because chance levels need others.
+    These are `mnist_cnn_pgd` for digits and `resnet50_pgd` for photographs; the robust network sees the same pixels as
+    the natural one. Raises InputError where an image would be alone in its unit, because chance levels need others.
     """
     natural = ROBUST.get(name, name)
+    group = small_group(natural, group)
     chosen = {"images": images, "limit": limit, "digits_limit": digits_limit, "group": group, "pool": pool}
     found = subjects.subject_units(natural, weights=weights, cache=cache, fewest=2, **chosen)
     size = 8 * group if natural == DIGITS else group
@@ -48,7 +50,7 @@ def lens_units(
     count = count or len(photographs(images, limit or None))
     if count % size == 1 or size == 1:
         raise InputError(
-            f"{count} images in groups of {size} leave one alone, and chance levels need others; change group={group}."
+            f"{count} images in groups of {size} leave one alone, and chance levels need others; change group or limit."
         )
     if name == natural:
         return found

@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from lib.data.tabular import Table, splits
+from lib.data.tabular import FriedmanTable, Table, splits
 from lib.models.zoo import best_device
 from lib.seeds import image_generator
 from lib.training import priors
@@ -34,22 +34,31 @@ METHODS = {  # attribution of the prior, biases
     "input_x_gradient": (priors.trainable_x_gradient, True),  # a control: the same formula where it is not IG
     "unregularised": (None, True),
     "unregularised_no_bias": (None, False),
+    "real_columns": (None, True),  # no prior, and none of the columns that know nothing: what a prior could gain
 }
 TOGETHER = 40  # passes of a network's batch held in memory at a time: networks x references
-KEYS = ["image", "method", "references", "strength", "seed", "metric", "value"]
+KEYS = ["data", "image", "method", "references", "strength", "seed", "metric", "value"]
 
 
 def training_units(
-    *, repetitions: int, curve_repetitions: int, references: Sequence[int], seeds: Sequence[int]
+    of: Table | FriedmanTable,
+    *,
+    repetitions: int,
+    curve_repetitions: int,
+    references: Sequence[int],
+    seeds: Sequence[int],
 ) -> dict[str, tuple]:
     """{unit name: arguments of `trained` after the table}: every training of both experiments, once.
 
     The grid: each method at each strength, for all repetitions, with the first seed. The curve: X-Gradient and Expected
     Gradients with each number of references at strength 1, for the first `curve_repetitions` and every seed.
+    `real_columns` is left out where all columns may tell about the label.
     """
     whole, few = range(repetitions), range(min(curve_repetitions, repetitions))
     wanted = []
     for method, (attribution, _) in METHODS.items():
+        if method == "real_columns" and of.real.all():
+            continue
         strengths = (0.0,) if attribution is None else STRENGTHS
         wanted.append((method, int(method == "expected_gradients"), strengths, seeds[0], whole))
     for seed in seeds:
@@ -68,7 +77,7 @@ def training_units(
 
 
 def trained(
-    of: Table,
+    of: Table | FriedmanTable,
     method: str,
     references: int,
     strengths: Sequence[float],
@@ -84,7 +93,8 @@ def trained(
     the share of |attribution| on columns that can tell about y; epoch; seconds of training divided by trainings.
     """
     attribution, bias = METHODS[method]
-    data, device, each = splits(of, repetitions), best_device(), len(strengths)
+    real_only = method == "real_columns"
+    data, device, each = splits(of, repetitions, real_only=real_only), best_device(), len(strengths)
 
     def placed(tensor: Tensor) -> Tensor:
         return tensor.to(device).repeat_interleave(each, 0)
@@ -110,10 +120,11 @@ def trained(
     seconds = (perf_counter() - clock) / len(valid_auc)
     scores = {"valid_auc": valid_auc, "test_auc": _test_auc(selected.layers, data.test, each)}
     scores |= {"gini": selected.sparsity, "epoch": selected.epoch, "seconds": torch.full_like(valid_auc, seconds)}
-    scores |= _common(selected.f, *train_set, torch.from_numpy(of.real).to(device))
+    if not real_only:
+        scores |= _common(selected.f, *train_set, torch.from_numpy(of.real).to(device))
     keys = [(image, float(number)) for image in data.ids for number in strengths]
     rows = [
-        {"image": image, "method": method, "references": references, "strength": number, "seed": seed}
+        {"data": of.data, "image": image, "method": method, "references": references, "strength": number, "seed": seed}
         | {"metric": metric, "value": float(value)}
         for metric, values in scores.items()
         for (image, number), value in zip(keys, values.tolist(), strict=True)

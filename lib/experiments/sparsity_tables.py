@@ -1,18 +1,23 @@
 """From the trainings of `lib.experiments.sparsity` to the table that the claims are judged by.
 
-rows: the trainings, as `sparsity.trained` returns them.
+rows: the trainings on one table, as `sparsity.trained` returns them; `each_table` takes those on several.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
-from lib.data.tabular import TRAIN, VALID
 from lib.experiments.sparsity import CURVE, KEYS
 
 PUBLISHED_CROSSING = 32  # references with which Expected Gradients are said to reach X-Gradient
 PUBLISHED_STRENGTHS = {"x_gradient": 1.0, "expected_gradients": 1.0, "rrr": 0.1, "gradient": 0.1}
+
+
+def each_table(made: Callable[[pd.DataFrame], pd.DataFrame], rows: pd.DataFrame) -> pd.DataFrame:
+    """made(rows of a table) for each table, below each other; the first level of the index is the column `data`."""
+    parts = rows.groupby("data", sort=False)
+    return pd.concat({data: made(part).drop(columns="data", errors="ignore") for data, part in parts}, names=["data"])
 
 
 def grid(rows: pd.DataFrame) -> pd.DataFrame:
@@ -20,11 +25,11 @@ def grid(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[(rows["seed"] == rows["seed"].min()) & (rows["references"] <= 1)]
 
 
-def chosen_strengths(rows: pd.DataFrame) -> dict[str, float]:
+def chosen_strengths(rows: pd.DataFrame) -> pd.Series:
     """For each method the strength with the highest mean validation ROC-AUC over repetitions; 0 without a prior."""
     valid = grid(rows)
     means = valid[valid["metric"] == "valid_auc"].groupby(["method", "strength"], sort=False)["value"].mean()
-    return {method: means[method].idxmax() for method in means.index.unique("method")}
+    return pd.Series({method: means[method].idxmax() for method in means.index.unique("method")}).rename_axis("method")
 
 
 def strength_shares(rows: pd.DataFrame, *, seed: int = 0, runs: int = 10_000) -> pd.DataFrame:
@@ -57,11 +62,16 @@ def strength_regret(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def curve(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the second experiment; X-Gradient, which has no references, stands at every number of them."""
+    """The rows of the second experiment; X-Gradient, which has no references, stands at every number of them.
+
+    None where there are not two numbers of references to compare.
+    """
     at_one = rows[(rows["strength"] == CURVE) & rows["method"].isin(["x_gradient", "expected_gradients"])]
     many = at_one.loc[at_one["references"] > 0].groupby("image")["references"].nunique()
     at_one = at_one[at_one["image"].isin(many[many == many.max()].index)]
     counts = sorted(at_one.loc[at_one["references"] > 0, "references"].unique())
+    if len(counts) < 2:
+        return at_one.iloc[:0]
     line = at_one[at_one["references"] == 0]
     repeated = [line.assign(references=count) for count in counts]
     return pd.concat([at_one[at_one["references"] > 0], *repeated], ignore_index=True)
@@ -74,17 +84,16 @@ def deficit(of_curve: pd.DataFrame) -> pd.DataFrame:
     return (wide["x_gradient"] - wide["expected_gradients"]).rename("value").reset_index().assign(metric="deficit")
 
 
-def slopes(of_curve: pd.DataFrame) -> Iterator[pd.DataFrame]:
+def slopes(of_curve: pd.DataFrame) -> pd.DataFrame:
     """What each doubling of the references adds (least squares over log2 k), for each repetition and seed."""
-    mine = of_curve[of_curve["method"] == "expected_gradients"]
+    mine, found = of_curve[of_curve["method"] == "expected_gradients"], []
     for metric in ("test_auc", "gini", "gini_ixg"):
         wide = mine[mine["metric"] == metric].pivot(index=["image", "seed"], columns="references", values="value")
-        if wide.shape[1] < 2:
-            return
         doublings = np.log2(wide.columns.to_numpy(float))
         doublings -= doublings.mean()
         slope = wide.to_numpy() @ doublings / (doublings @ doublings)
-        yield wide.index.to_frame(index=False).assign(metric=f"{metric}_per_doubling", value=slope)
+        found.append(wide.index.to_frame(index=False).assign(metric=f"{metric}_per_doubling", value=slope))
+    return pd.concat(found, ignore_index=True)
 
 
 def crossing(of_deficit: pd.DataFrame) -> pd.Series:
@@ -122,27 +131,47 @@ def at_chosen(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([picked, first.assign(value=first["strength"])], ignore_index=True).assign(strength=np.nan)
 
 
-def sparsity_table(rows: pd.DataFrame, exact: pd.DataFrame, *, size: int) -> pd.DataFrame:
+def room(rows: pd.DataFrame) -> pd.DataFrame:
+    """What columns that know nothing cost without any prior, in test ROC-AUC: the most that a sparse prior could gain.
+
+    One row a repetition; none where no column is known to be idle.
+    """
+    if "real_columns" not in set(rows["method"]):
+        return rows.iloc[:0][["image", "metric", "value"]]
+    plain = grid(rows).query("metric == 'test_auc' and strength == 0")
+    wide = plain.pivot(index="image", columns="method", values="value")
+    return (wide["real_columns"] - wide["unregularised"]).rename("value").reset_index().assign(metric="room")
+
+
+def sparsity_table(rows: pd.DataFrame, exact: pd.DataFrame, *, overlap: Mapping[str, float]) -> pd.DataFrame:
     """The tidy table that claims are judged by, its column `experiment` as params/claims.yaml explains it.
 
-    size: rows of the table that was split; column `overlap`: test rows / training rows.
+    rows: of one or several tables
+    overlap: {kind of data: test rows / training rows of a split, 0 where splits share no rows}
     crossing_off (derived): |log2 of the crossing / 32| of each seed, undefined where there is none.
     """
+    found = each_table(_experiments, rows).reset_index("data")
+    exact = exact.assign(experiment="exact", data="made-up inputs")
+    found = pd.concat([found, exact], ignore_index=True)
+    found = found.fillna({"method": "comparison", "references": 0, "seed": rows["seed"].min()})
+    found = found.astype({"references": int, "seed": int})[["experiment", *KEYS]]
+    return found.assign(overlap=found["data"].map(overlap))
+
+
+def _experiments(rows: pd.DataFrame) -> pd.DataFrame:
     of_curve, chosen = curve(rows), at_chosen(rows)
     wide = chosen[chosen["metric"] == "test_auc"].pivot(index="image", columns="method", values="value")
     bias_cost = (wide["unregularised"] - wide["unregularised_no_bias"]).rename("value").reset_index()
-    lost = deficit(of_curve)
-    off = np.abs(np.log2(crossing(lost) / PUBLISHED_CROSSING)).rename("value").reset_index()
-    derived = [bias_cost.assign(metric="bias_cost"), lost, *slopes(of_curve), strength_regret(rows)]
-    derived.append(off.assign(metric="crossing_off", image="all"))
+    derived = [bias_cost.assign(metric="bias_cost"), room(rows), strength_regret(rows)]
+    if len(of_curve):
+        lost = deficit(of_curve)
+        off = np.abs(np.log2(crossing(lost) / PUBLISHED_CROSSING)).rename("value").reset_index()
+        derived += [lost, slopes(of_curve), off.assign(metric="crossing_off", image="all")]
     parts = {
         "grid": grid(rows),
         "chosen": chosen,
         "references": of_curve,
         "derived": pd.concat(derived, ignore_index=True).assign(strength=np.nan),
-        "exact": exact.assign(strength=np.nan),
     }
-    found = pd.concat([part.assign(experiment=name) for name, part in parts.items()], ignore_index=True)
-    found = found.fillna({"method": "comparison", "references": 0, "seed": rows["seed"].min()})
-    found = found.astype({"references": int, "seed": int})[["experiment", *KEYS]]
-    return found.assign(data="table", overlap=(size - TRAIN - VALID) / TRAIN)
+    parts = [part.assign(experiment=name) for name, part in parts.items() if len(part)]
+    return pd.concat(parts, ignore_index=True)

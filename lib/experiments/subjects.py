@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lib import InputError
 from lib.attribution.references import FromPool, drawn_from
 from lib.data.digits import digits
-from lib.data.imagenet import Photograph, load_image, photographs
+from lib.data.imagenet import Photograph, explained_and_pool, load_image
 from lib.data.readability import readable, unreadable
 from lib.models.zoo import Network, best_device, load_network
 from lib.store.digest import digest
@@ -84,8 +84,8 @@ def subject_units(
 
     name: `mnist_cnn` for test digits, trained where `cache` lacks it, or `mnist_xcnn`, its twin without biases; any
     other network for photographs, from load(name, weights), by default `network_named`. limit,
-    digits_limit: how many images, 0 for all. pool: how many photographs, spread over the set, references are drawn
-    from, the first one explained where none of them can be read; digits draw from all training digits.
+    digits_limit: how many images, 0 for all. pool: how many photographs references are drawn from, see
+    `explained_and_pool`, the first one explained where none of them can be read; digits draw from all training digits.
     Raises InputError for a group or pool below 1.
     """
     if group < 1 or pool < 1:
@@ -96,8 +96,8 @@ def subject_units(
         starts = range(0, count, size)
         parts = [(s, min(s + size, count)) for s in starts]
         return {f"{name}-{s}-{end}": partial(_digits, name == DIGITS, s, end, cache) for s, end in parts}
-    parts = grouped(photographs(images, limit or None), group, cache=cache, fewest=fewest)
-    drawn = photographs(images, pool)
+    explained, drawn = explained_and_pool(images, limit=limit, pool=pool)
+    parts = grouped(explained, group, cache=cache, fewest=fewest)
     faults = unreadable(drawn, cache=cache)
     shared = _listed([photo for photo in drawn if photo not in faults] or parts[0][:1], cache)
     load = partial(load or network_named, name, weights)

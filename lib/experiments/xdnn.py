@@ -63,7 +63,7 @@ def _untrained(name: str, photos: list[Photograph]) -> Subject:
     return Subject(fresh, x, target, [photo.id for photo in photos], x[:0], [-1] * len(photos))
 
 
-def equivalence(
+def equivalence_rows(
     load: Callable[[], Subject], *, steps: int, sweep: Iterable[int] = (), precisions: list[str], finest: int = 300
 ) -> pd.DataFrame:
     """How far input times gradient is from integrated gradients of `steps` Gauss points, and how fast those converge.

@@ -17,7 +17,7 @@ NEUTRAL = (nn.Identity, nn.Dropout)  # in eval mode
 SUMS = {operator.add, operator.iadd, torch.add, "add", operator.sub, operator.isub, torch.sub, "sub"}
 PRODUCTS = {operator.mul, operator.imul, torch.mul, "mul"}
 QUOTIENTS = {operator.truediv, operator.itruediv, torch.div, "div"}
-VIEWS = {torch.flatten, "flatten"}
+VIEWS = {torch.flatten, "flatten", torch.cat}  # they put values elsewhere and leave them as they are
 OUT_OF_PLACE = {
     operator.iadd: operator.add,
     operator.isub: operator.sub,
@@ -26,7 +26,7 @@ OUT_OF_PLACE = {
 }
 ALLOWED = (
     "DeepLIFT and LRP are defined here for networks of convolutions, linear layers, batch norms, ReLU or ReLU6, "
-    "poolings and additions only: give such a network, or leave these methods out."
+    "poolings, additions and concatenations only: give such a network, or leave these methods out."
 )
 
 
@@ -51,11 +51,11 @@ class _Tracer(fx.Tracer):
 
 
 def modular(model: nn.Module, probe: Tensor | None = None) -> fx.GraphModule:
-    """A frozen copy of a network of convolutions, rectifiers, poolings and additions: the same function, as a graph.
+    """A frozen copy of a network of convolutions, rectifiers, poolings, additions and concatenations, as a graph.
 
-    A module that runs again gets its own copy, ReLU6 becomes `Clipped`, and nothing is done in place, because methods
-    that change how modules pass back what they are given miss or mistake all else: Captum's DeepLIFT refuses a shared
-    ReLU. Sums, with or without `alpha`, and products with constants stay functions.
+    It is the same function. A module that runs again gets its own copy, ReLU6 becomes `Clipped`, and nothing is done in
+    place, because methods that change how modules pass back what they are given miss or mistake all else: Captum's
+    DeepLIFT refuses a shared ReLU. Sums, with or without `alpha`, and products with constants stay functions.
     probe (B, C, H, W): images on which the copy must answer as the network does.
     Raises InputError for a network with any other operation, such as SiLU, an attention or a functional pooling, for a
     forward method that branches on values, and where the copy answers differently, naming the operation.

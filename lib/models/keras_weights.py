@@ -14,9 +14,10 @@ PARTS = {"squeeze1x1": "squeeze", "expand1x1": "expand1x1", "expand3x3": "expand
 LAYERS = {"conv1": "features.0", "conv10": "classifier.1"} | {
     f"fire{number}/{part}": f"features.{place}.{own}" for number, place in FIRES.items() for part, own in PARTS.items()
 }
-# All that a pickle of arrays needs. Its module has moved since: the name is read, the function is numpy's own.
+# All that a pickle of arrays needs: three functions of numpy, of which the first has moved to another module since.
 ALLOWED = {
     ("numpy.core.multiarray", "_reconstruct"): np.zeros(0).__reduce__()[0],
+    ("numpy._core.multiarray", "_reconstruct"): np.zeros(0).__reduce__()[0],
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): np.dtype,
 }

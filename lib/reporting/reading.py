@@ -75,7 +75,8 @@ def _said(row, several: list[str]) -> str:
     about += f" ({', '.join(which[column] for column in several)})" if several else ""
     if row.verdict == "not testable here":
         return f"**{row.verdict}**{about} ({row.note.partition(';')[0]})"
-    unit = "splits" if row.data == "table" else "images"
+    unit = "splits" if row.data.endswith("table") else "images"
+    unit = "checks" if pd.isna(row.ci_low) else unit  # an exact claim has no interval
     parts = [f"**{row.verdict}**{about}", brackets(row.estimate, row.ci_low, row.ci_high), f"{row.n} {unit}"]
     parts += [f"{row.cells_won} of {row.cells} cells"] if row.cells > 1 else []
     return ", ".join(filter(None, parts)) + EVERY.get(row.every, "")

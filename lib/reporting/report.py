@@ -53,7 +53,7 @@ def page_of(
         profile=profile,
         counts=claims["verdict"].value_counts(),
         papers=papers,
-        missing=claims[claims["verdict"] == "not run"].to_dict("records"),
+        missing=claims[claims["verdict"] == "not run"].drop_duplicates(["claim", "note"]).to_dict("records"),
         figures=figures,
         provenance=provenance,
         fields=FIELDS,

@@ -164,8 +164,9 @@ def summary(
     Models left out of `by` are pooled, an image's rows being resampled together.
 
     where: the rows that count, all when left out
-    returns: columns of `by`, mean, low, high, n, excluded
+    returns: columns of `by`, mean, low, high, n, excluded; of no scores, these columns without rows
     """
+    of_group = ["mean", "low", "high", "n", "excluded"]
 
     def summarise(group: pd.DataFrame) -> pd.Series:
         used = group.dropna(subset="value")
@@ -173,13 +174,16 @@ def summary(
         if len(used):
             ends = interval(used["value"], clusters=used["image"], seed=seed, resamples=resamples)
         n = used["image"].nunique()
-        return pd.Series([*ends, n, group["image"].nunique() - n], ["mean", "low", "high", "n", "excluded"])
+        return pd.Series([*ends, n, group["image"].nunique() - n], of_group)
 
-    found = pd.concat(
+    found = [
         plain(rows.groupby(by, sort=False)[["image", "value"]].apply(summarise).reset_index())
         for rows in portions(scores, by, where)
-    )
-    return found.reset_index(drop=True).astype({"n": int, "excluded": int})
+        if len(rows)
+    ]
+    table = pd.concat(found) if found else pd.DataFrame(columns=[*by, *of_group])
+    kinds = {"mean": float, "low": float, "high": float, "n": int, "excluded": int}
+    return table.reset_index(drop=True).astype(kinds)
 
 
 def contrasts(

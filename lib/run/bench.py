@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from lib import ROOT, InputError
-from lib.reporting.readme import bench_block, update_readme
+from lib.reporting.readme import bench_block, update_block
 from lib.run.costs import cost_cases, peak_of_walk
 from lib.run.peers import peer_cases
 from lib.run.timing import Case
@@ -20,7 +20,7 @@ from lib.store.files import write_atomically
 from lib.store.workers import one_thread
 
 STEPS, IMAGES, RUNS = 128, 4, 5
-COMMITTED = ROOT / "results" / "bench.csv"  # whose table README shows
+COMMITTED = ROOT / "results" / "bench.csv"  # whose table docs/times.md shows
 
 
 def cases(steps: int = STEPS, images: int = IMAGES) -> list[Case]:
@@ -72,7 +72,7 @@ def bench() -> None:
     except InputError as error:
         sys.exit(str(error))
     if options.output == COMMITTED:
-        update_readme(ROOT / "README.md", "bench", bench_block(pd.read_csv(COMMITTED)))
+        update_block(ROOT / "docs" / "times.md", "bench", bench_block(pd.read_csv(COMMITTED)))
     print(table.to_string(index=False, float_format="%.3f"))
 
 

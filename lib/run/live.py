@@ -1,4 +1,4 @@
-"""What is said while notebooks run: a line about each, and the share of the run's time that each has taken."""
+"""What is said while notebooks run: a line about each."""
 
 import contextlib
 import re
@@ -15,7 +15,7 @@ class Line:
     """
 
     def __init__(self, title: str, expected: float | None = None):
-        self.title, self.expected, self.note, self.seconds = title, expected, "", 0.0
+        self.title, self.expected, self.note, self.began = title, expected, "", time.monotonic()
 
     def write(self, text: str) -> None:
         lines = [line.strip() for line in re.split(r"[\r\n]", text) if line.strip()]
@@ -26,18 +26,15 @@ class Line:
 
     def __str__(self) -> str:
         about = f" of about {clock(self.expected)}" if self.expected else ""
-        return f"{self.title}  {clock(self.seconds)}{about}  {self.note}"
+        return f"{self.title}  {clock(time.monotonic() - self.began)}{about}  {self.note}"
 
 
 class Live:
-    """The lines of running notebooks: repainted on a terminal, repeated every ten seconds elsewhere.
-
-    While two run, each is given half of the time that passes: the seconds of all are those of the run.
-    """
+    """The lines of running notebooks: repainted on a terminal, repeated every ten seconds elsewhere."""
 
     def __init__(self) -> None:
         self.lines: list[Line] = []
-        self.settled, self.lock, self.done = time.monotonic(), threading.Lock(), threading.Event()
+        self.lock, self.done = threading.Lock(), threading.Event()
         self.thread = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> "Live":
@@ -51,16 +48,14 @@ class Live:
 
     @contextlib.contextmanager
     def line(self, title: str, expected: float | None = None) -> Iterator[Line]:
-        """A line for as long as this is entered; its `seconds` are final afterwards."""
+        """A line for as long as this is entered."""
         added = Line(title, expected)
         with self.lock:
-            self._settle()
             self.lines.append(added)
         try:
             yield added
         finally:
             with self.lock:
-                self._settle()
                 self.lines.remove(added)
 
     def say(self, text: str = "") -> None:
@@ -71,17 +66,10 @@ class Live:
             if text:
                 print(text, flush=True)
 
-    def _settle(self) -> None:
-        now = time.monotonic()
-        for line in self.lines:
-            line.seconds += (now - self.settled) / len(self.lines)
-        self.settled = now
-
     def _watch(self) -> None:
         terminal = sys.stderr.isatty()
         while not self.done.wait(0.5 if terminal else 10):
             with self.lock:
-                self._settle()
                 if terminal:
                     width = shutil.get_terminal_size().columns - 1
                     shown = "\n".join(str(line)[:width] for line in self.lines)

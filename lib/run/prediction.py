@@ -164,8 +164,7 @@ def _prediction(name: str, of: _Rehearsal, seconds: Mapping, record: Mapping, wo
         return sum(count * seconds[network][kind] for (network, kind), count in rows.items())
 
     parts = tuple(Part(u.label, u.count, u.networks, passes(u.cost), u.cost["rest"]) for u in of.units)
-    recorded = record.get("seconds", OWN) - record.get("unit_seconds", 0) / record.get("workers", 1)
-    own = max(0.0, recorded) if "unit_seconds" in record or not parts else OWN
+    own = record.get("own_seconds", OWN)
     each = (u.memory + max((seconds[n]["memory"] for n in u.networks if n in seconds), default=0.0) for u in of.units)
     memory = max(each, default=0.0)
     disk = 2 * sum(u.count * u.cost["bytes"] for u in of.units) / 1e9  # as units, and as a table

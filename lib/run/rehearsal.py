@@ -103,10 +103,10 @@ def _networks(tally: Tally) -> dict[Callable, Callable]:
     def robust(weights: str) -> Network:
         return replace(published("resnet50", weights), name="resnet50_pgd")
 
-    def clustered(logits: Callable[[], Tensor], **_) -> LocalReferences:
+    def clustered(logits: Callable[[], Tensor], *, references: int, **_) -> LocalReferences:
         found = logits()
-        members = torch.arange(lpi.REFERENCES)[None] % len(found)
-        return LocalReferences(found[:1].cpu(), members, torch.full(members.shape, 1 / lpi.REFERENCES).double())
+        members = torch.arange(references)[None] % len(found)
+        return LocalReferences(found[:1].cpu(), members, torch.full(members.shape, 1 / references).double())
 
     found = {zoo.trained_model: bare, zoo.robust_resnet50: robust, lpi.cached_local_references: clustered}
     return found | {twins.bare_network: bare, twins.published_network: published}

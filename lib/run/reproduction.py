@@ -5,6 +5,7 @@ import os
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
@@ -14,17 +15,7 @@ from lib.reporting import readme, report
 from lib.reporting.claims import load_registry
 from lib.run.cluster import workers_for
 from lib.run.execution import NotebookError, execute, kill_kernels, started
-from lib.run.ledger import (
-    LEDGER,
-    expected_seconds,
-    fingerprint,
-    last_run,
-    read_json,
-    record,
-    record_missing,
-    stamps,
-    why,
-)
+from lib.run.ledger import expected_seconds, fingerprint, last_run, record, record_missing, stamps, why
 from lib.run.live import Live, clock
 from lib.run.notebooks import study_notebooks
 from lib.run.study import Job, Study, jobs_of
@@ -119,11 +110,17 @@ def _take_turns(this: Study, jobs: list[Job], stack: contextlib.ExitStack) -> li
 
 
 def _run(this: Study, turn: Turn, live: Live, stop: threading.Event) -> dict:
-    """Execute a notebook; returns what it used, its seconds with those of reused units among it."""
+    """Execute a notebook; returns what it used.
+
+    own_seconds: in which it did not wait for units; seconds: what it takes alone, its units shared by the workers
+    """
+    start = time.monotonic()
     how = {"parameters": turn.job.given, "root": this.root, "private": this.private()}
     with live.line(turn.title, expected_seconds(this, turn.job)) as line:
         used = execute(turn.job.path, this.copy(turn.job.name), **how, line=line, stop=stop)
-    return {"seconds": round(line.seconds + used.pop("seconds_reused"), 1), **used}
+    own = time.monotonic() - start - used.pop("waited")
+    seconds = own + used["unit_seconds"] / used["workers"]
+    return {"seconds": round(seconds, 1), "own_seconds": round(own, 1), **used}
 
 
 def _finish_one(this: Study, running: dict[Future, Turn], names: list[str], live: Live) -> list[str]:
@@ -157,8 +154,8 @@ def _rewrite_page(this: Study, job: Job) -> None:
 
 
 def _rewrite_readme(this: Study) -> None:
-    path, claims = this.root / "README.md", this.results / "claims.csv"
-    if this.profile == "laptop" and this.results == this.committed and path.exists() and claims.exists():
-        readme.update_readme(path, "claims", readme.claims_block(report.read_claims(claims)))
-        readme.update_readme(path, "times", readme.times_block(read_json(this.results / LEDGER)))
-        print(f"The tables of {path.name} are those of the record.", flush=True)
+    path, registry = this.root / "README.md", this.root / "params" / "claims.yaml"
+    committed = this.profile in readme.RECORDS and this.results == this.committed
+    if committed and path.exists() and (this.results / "claims.csv").exists():
+        readme.update_pages(this.root, load_registry(registry))
+        print("The tables of README.md and docs/ are those of the committed records.", flush=True)

@@ -6,36 +6,39 @@ from collections.abc import Mapping
 DOORS = ("evaluate", "finished")  # of lib.store.units, through which notebooks ask for units
 
 
-def run_cells(cells: list[str], values: Mapping[str, object]) -> list[str]:
-    """Run what a notebook does up to the units it asks for, with these values of its parameters; what failed.
+def run_cells(cells: list[str], values: Mapping[str, object], doors: tuple[str, ...] = DOORS) -> list[str]:
+    """Run what a notebook does up to what it asks for by `doors`, with these values of its parameters; what failed.
 
-    A statement that fails, for want of rows as a rule, is passed over, and the next one is run.
+    A statement that fails, for want of rows as a rule, is passed over, and the next one is run; the names that it would
+    have given a value have none.
 
     >>> run_cells(["evaluate, y = print, 0", "x = y[0]", "for z in x: evaluate(z)", "1 / 0", "evaluate(y)"], {})
     0
     ["x = y[0]: TypeError: 'int' object is not subscriptable", "for z in x:: NameError: name 'x' is not defined"]
     """
     space, failed = {"__name__": "__main__"}, []
-    for statement in needed(cells):
+    for statement in needed(cells, doors):
         try:
             exec(compile(ast.Module([statement], []), "<cell>", "exec"), space)
         except Exception as error:
             failed.append(f"{ast.unparse(statement).splitlines()[0][:60]}: {type(error).__name__}: {error}")
+            for name in _bound(statement) if isinstance(statement, ast.Assign | ast.AugAssign) else ():
+                space.pop(name, None)
         if isinstance(statement, ast.AnnAssign) and statement.target.id in values:  # as the parameters cell has them
             space[statement.target.id] = values[statement.target.id]
     return failed
 
 
-def needed(cells: list[str]) -> list[ast.stmt]:
-    """The statements that ask for units, by one of DOORS or by a function of the notebook that does, and those that
-    give these what they use, in their order.
+def needed(cells: list[str], doors: tuple[str, ...] = DOORS) -> list[ast.stmt]:
+    """The statements that ask for units, by one of `doors` or by a function of the notebook that does, and those that
+    give these what they use, in their order. A door may be dotted: "tables.save_csv".
 
     >>> cells = ["a = 1", "b = 2", "def f(): return evaluate(a)", "print(b)", "rows = f()"]
     >>> [ast.unparse(statement).split("\\n")[0] for statement in needed(cells)]
     ['a = 1', 'def f():', 'rows = f()']
     """
     statements = [statement for cell in cells for statement in ast.parse(cell).body]
-    asking, wanted, kept = set(DOORS), set(), []
+    asking, wanted, kept = set(doors), set(), []
     for statement in statements:
         if isinstance(statement, ast.FunctionDef) and _read(statement) & asking:
             asking.add(statement.name)
@@ -43,7 +46,8 @@ def needed(cells: list[str]) -> list[ast.stmt]:
             asking |= _bound(statement)
     for statement in reversed(statements):
         bound = _bound(statement)
-        if bound & wanted or (_read(statement) & asking and not isinstance(statement, ast.FunctionDef)):
+        asks = (_read(statement) | _dotted(statement)) & asking
+        if bound & wanted or (asks and not isinstance(statement, ast.FunctionDef)):
             kept.append(statement)
             plain = isinstance(statement, ast.Assign | ast.AnnAssign)
             wanted = wanted - (bound if plain else set()) | _read(statement)
@@ -59,6 +63,10 @@ def _handed_on(tree: ast.AST) -> set[str]:
 def _read(tree: ast.AST) -> set[str]:
     names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
     return names - _bound(tree) if isinstance(tree, ast.Assign | ast.AnnAssign) and not _own(tree) else names
+
+
+def _dotted(tree: ast.AST) -> set[str]:
+    return {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
 
 
 def _own(tree: ast.AST) -> bool:

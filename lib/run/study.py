@@ -10,6 +10,7 @@ from lib.run.parameters import declared, read_overrides, resolve
 
 PACKAGED, OWN_IMAGES = ("smoke", "laptop"), ("sample", "imagenet")
 DATA = ("images", "weights", "nhanes", "datasets")  # decided by the command line
+LEFT_OUT = "left_out"  # in params/<profile>/<notebook>.yaml: why the notebook is no part of this profile
 _PACKAGED_DATA = {
     "images": ("IMAGENET", "packaged photographs"),
     "nhanes": ("NHANES", "a packaged table"),
@@ -73,7 +74,8 @@ class Job:
     path: Path
     values: dict  # of all its parameters
     given: dict  # those that differ from its own defaults
-    needs: str = ""  # what was not given and it cannot run without
+    needs: str = ""  # what was not given and it cannot run without, or why the profile leaves it out
+    left_out: bool = False
 
 
 def study(
@@ -111,6 +113,8 @@ def study(
 def jobs_of(this: Study, only: str = "") -> list[Job]:
     """The notebooks to consider, `report` last; `only` names some, separated by blanks or commas.
 
+    A notebook that its profile leaves out is among them, so that the record can say why it was not run.
+
     Raises InputError for a notebook, parameter or value that does not exist or fit, before anything has run.
     """
     paths, strays, broken = study_notebooks(this.root / "notebooks")
@@ -135,10 +139,14 @@ def _job(this: Study, path: Path) -> Job:
     output = "." if this.output == this.root else str(this.output)  # notebooks run in the root
     chosen = {"profile": this.profile, "output": output} | {name: getattr(this, name) for name in DATA}
     overrides = read_overrides(this.root / where)
+    left_out = overrides.pop(LEFT_OUT, "")
+    if not isinstance(left_out, str):
+        raise InputError(f"{where} sets {LEFT_OUT} to {left_out!r}; say in a few words why the profile leaves it out.")
     for name in overrides:
         if name in chosen:
             raise InputError(f"{where} sets {name}, which the command line decides; remove that line.")
     given = overrides | {name: value for name, value in chosen.items() if name in known}
     values = resolve(known, given, where=where)
     blind = this.profile in OWN_IMAGES and this.images == "packaged" and "images" in known
-    return Job(path.stem, path, values, {name: values[name] for name in given}, needs=_PHOTOGRAPHS if blind else "")
+    needs = left_out or (_PHOTOGRAPHS if blind else "")
+    return Job(path.stem, path, values, {name: values[name] for name in given}, needs, bool(left_out))

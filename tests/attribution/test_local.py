@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from lib import InputError
+from lib.attribution import local
 from lib.attribution.local import (
     LocalReferences,
     cached_local_references,
@@ -52,6 +53,27 @@ def test_members_and_densities_by_hand():
     found = by_cluster(local_references(BY_HAND, clusters=2, references=2))
     # Sub-centres (0, 4/3), (10, 0) and (100, 7/3), (122.75, 0), with the nearest of their members.
     assert found == {(2.5, 1): {1: 3 / 4, 3: 1 / 4}, (113, 1): {5: 3 / 7, 9: 4 / 7}}
+
+
+def test_a_small_cluster_joins_the_nearest_centres():
+    """Clusters at 0, 10 and 100 with 4, 2 and 4 members; of the second's two, 9.9 and 60, one goes to either side."""
+    points = torch.tensor([[0.0], [1], [2], [3], [9.9], [60], [99], [100], [101], [102]])
+    whole = local_references(points[[0, 1, 2, 3, 6, 7, 8, 9]], clusters=2, references=1, fewest=4)
+    assert sorted(whole.centres.flatten().tolist()) == [1.5, 100.5]  # none is small: nothing is changed
+    centres, labels = numpy.array([[1.5], [34.95], [100.5]]), numpy.array([0, 0, 0, 0, 1, 1, 2, 2, 2, 2])
+    centres, labels = local._without_small(points.numpy(), centres, labels, 3)
+    assert labels.tolist() == [0, 0, 0, 0, 0, 1, 1, 1, 1, 1]  # 60 is nearer to 100.5 than to 1.5
+    numpy.testing.assert_allclose(centres.flatten(), [15.9 / 5, 462 / 5], rtol=1e-6)
+
+
+def test_fewer_clusters_are_left_of_a_small_training_set():
+    logits, *_ = blobs(sizes=((30, 12, 6), (2, 1, 1), (5, 25, 10)))
+    found = local_references(logits, clusters=3, references=3, fewest=20)
+    assert len(found.centres) == len(found.members) == len(found.densities) == 2
+    sizes = found.nearest(logits).bincount()
+    assert sizes.sum() == len(logits) and sizes.min() >= 40
+    torch.testing.assert_close(found.densities.sum(1), torch.ones(2).double())
+    assert len(local_references(logits[:5], clusters=2, references=1, fewest=20).centres) == 1
 
 
 @pytest.mark.parametrize("minibatch_above", [50_000, 40])

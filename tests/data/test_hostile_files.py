@@ -131,7 +131,7 @@ def folder(tmp_path):
         (tmp_path / "set" / wnid).mkdir(parents=True)
         for number in range(4):
             Image.new("RGB", (8, 8), (label, number, 0)).save(tmp_path / "set" / wnid / f"{wnid}_{number}.JPEG", "PNG")
-    readability._say.cache_clear()
+    provenance._say.cache_clear()
     return tmp_path / "set"
 
 
@@ -211,7 +211,6 @@ def test_intact_photographs_are_all_kept_and_nothing_is_said(folder, tmp_path, c
 
 def test_the_record_names_what_was_excluded(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(provenance, "excluded", {})
-    monkeypatch.setattr(readability, "excluded", provenance.excluded)
     found = photographs(str(folder))
     readable(found, cache=tmp_path)
     assert "excluded" not in provenance.footprint()

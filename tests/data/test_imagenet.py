@@ -9,7 +9,8 @@ from torchvision import datasets
 
 from lib import ROOT, InputError
 from lib.data.image_files import rgb
-from lib.data.imagenet import Photograph, class_name, load_image, photographs, wnid
+from lib.data.imagenet import Photograph, class_name, explained_and_pool, load_image, photographs, wnid
+from lib.store import provenance
 from lib.store.files import package_folder
 
 TENCH, GOLDFISH, MASTIFF = "n01440764", "n01443537", "n02108422"
@@ -216,10 +217,94 @@ def test_limit_is_spread_evenly_over_the_classes(write, tmp_path):
     assert len({photo.id for photo in photographs(str(tmp_path), 19)}) == 19
 
 
+# -- a collection of one photograph a class: what is explained, and what references come from --------------------------
+
+
+def collection(folder, classes):
+    """Empty files as they are named in such a collection, which listing does not open."""
+    folder.mkdir()
+    for label in classes:
+        (folder / f"{wnid(label)}_{class_name(label).replace(' ', '_').replace('/', '')}.JPEG").touch()
+    return folder
+
+
+SIX_HUNDRED = [label for label in range(1000) if label % 5 in (0, 1, 3)]
+
+
+@pytest.fixture(scope="module")
+def collections(tmp_path_factory):
+    """A thousand files, and six hundred of them."""
+    folder = tmp_path_factory.mktemp("collections")
+    return collection(folder / "whole", range(1000)), collection(folder / "part", SIX_HUNDRED)
+
+
+def labels(photos):
+    return [photo.label for photo in photos]
+
+
+def test_the_same_photographs_are_chosen_from_a_collection_and_from_a_part_that_has_them(collections):
+    for folder in collections:
+        explained, pool = explained_and_pool(str(folder), limit=200, pool=400)
+        assert labels(explained) == list(range(0, 1000, 5))
+        assert labels(pool) == [label for label in range(1000) if label % 5 in (1, 3)]
+        assert photographs(str(folder), 200) == explained
+
+
+@pytest.mark.parametrize("limit", [4, 5, 10, 20, 25, 40, 50, 100])
+def test_an_experiment_that_explains_fewer_has_some_of_these_photographs_and_the_same_pool(collections, limit):
+    found = [explained_and_pool(str(folder), limit=limit, pool=400) for folder in collections]
+    assert [labels(explained) for explained, _ in found] == [list(range(0, 1000, 1000 // limit))] * 2
+    assert [labels(pool) for _, pool in found] == [[label for label in range(1000) if label % 5 in (1, 3)]] * 2
+
+
+def test_what_a_collection_lacks_or_has_twice_is_named_counted_and_moves_nothing_else(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(provenance, "excluded", {})
+    provenance._say.cache_clear()
+    folder = collection(tmp_path / "set", [label for label in SIX_HUNDRED if label not in (10, 23)])
+    renamed = next(folder.glob(f"{wnid(30)}_*"))
+    renamed.rename(folder / "photo 30.JPEG")
+    for extra in ("notes.txt", f"{wnid(40)}_zz_again.JPEG", "cat.png"):
+        (folder / extra).touch()
+    explained, pool = explained_and_pool(str(folder), limit=200, pool=400)
+    assert labels(explained) == [label for label in range(0, 1000, 5) if label not in (10, 30)]
+    assert labels(pool) == [label for label in range(1000) if label % 5 in (1, 3) and label != 23]
+    absent, unnamed = "there is no photograph of this class", "its name holds no wnid"
+    assert provenance.footprint()["excluded"] == {
+        **dict.fromkeys([wnid(10), wnid(23), wnid(30)], absent),
+        **dict.fromkeys(["photo 30.JPEG", "cat.png"], unnamed),
+        f"{wnid(40)}_zz_again": "another photograph of its class is taken",
+    }
+    said = capsys.readouterr().out
+    assert "3 of 600 photographs were excluded: " in said and "2 of 600 photographs were excluded: cat.png (" in said
+
+
+def test_a_folder_that_is_no_such_collection_is_chosen_from_by_place(write, tmp_path, capsys):
+    for label in (3, 7, 500, 501, 900, 999):
+        write(f"{wnid(label)}_a.JPEG")
+    explained, pool = explained_and_pool(str(tmp_path), limit=2, pool=3)
+    assert labels(explained) == [3, 501] and not set(pool) & set(explained)
+    assert labels(explained_and_pool(str(tmp_path), limit=2, pool=6)[1]) == [3, 7, 500, 501, 900, 999]  # too few others
+    assert labels(explained_and_pool(str(tmp_path), limit=0, pool=3)[1]) == [3, 500, 900]  # all are explained
+    assert capsys.readouterr().out == ""
+
+
+def test_images_beside_the_folders_of_classes_are_named(write, tmp_path, capsys):
+    provenance._say.cache_clear()
+    write(f"{TENCH}/one.JPEG")
+    write("stray.JPEG")
+    assert len(photographs(str(tmp_path))) == 1
+    assert "1 of 1 photographs were excluded: stray.JPEG (it lies beside" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("limit", [0, -3])
 def test_limit_below_one(limit):
     with pytest.raises(InputError, match=rf"limit={limit} "):
         photographs(limit=limit)
+
+
+def test_a_negative_limit_is_refused_where_0_means_all():
+    with pytest.raises(InputError, match="limit=-3 selects no image"):
+        explained_and_pool("packaged", limit=-3, pool=1)
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "CMYK", "RGBA"])

@@ -8,7 +8,7 @@ from sklearn.datasets import load_breast_cancer
 
 from lib import InputError
 from lib.data import tabular
-from lib.data.tabular import Table, splits, table
+from lib.data.tabular import FriedmanTable, Table, splits, table
 
 
 @pytest.fixture
@@ -124,3 +124,28 @@ def test_too_few_rows_are_refused():
     x = np.zeros((200, 2))
     with pytest.raises(InputError, match="200 rows"):
         splits(Table("small", x, np.zeros(200, int), np.ones(2, bool)), [0])
+
+
+def test_friedmans_labels_are_those_of_his_function():
+    x, y = FriedmanTable(length=400, noise=0.0).rows(3)
+    value = 10 * np.sin(np.pi * x[:, 0] * x[:, 1]) + 20 * (x[:, 2] - 0.5) ** 2 + 10 * x[:, 3] + 5 * x[:, 4]
+    assert y.sum() == 300
+    assert value[y == 0].max() < value[y == 1].min()
+    assert FriedmanTable().real.nonzero()[0].tolist() == [0, 1, 2, 3, 4]
+
+
+def test_a_generated_table_has_other_rows_in_each_repetition_and_the_same_again():
+    of = FriedmanTable()
+    one, other, again = (splits(of, [repetition]) for repetition in (0, 1, 0))
+    assert one.test[0].shape == (1, 1000, 118)
+    assert torch.equal(one.train[0], again.train[0]) and not torch.equal(one.train[0], other.train[0])
+    assert not set(of.rows(0)[0][:, 0]) & set(of.rows(1)[0][:, 0])
+    assert of.overlap == 0 and table().overlap == 3.69
+
+
+def test_only_the_real_columns_are_split_as_all_are():
+    of = table()
+    whole, real = splits(of, [2]), splits(of, [2], real_only=True)
+    assert real.train[0].shape == (1, 100, 30)
+    for one, other in ((whole.train, real.train), (whole.test, real.test)):
+        assert torch.equal(one[0][..., :30], other[0]) and torch.equal(one[1], other[1])

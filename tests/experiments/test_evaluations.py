@@ -58,7 +58,7 @@ def test_rows_are_tidy_and_there_for_every_image(rows):
         "placed by a scan",
         "common nodes",
         "Gauss nodes",
-        "until done",
+        "until 0.2",
     }
     assert set(rows["path"]) == {"even", "even midpoints"} | placed
 
@@ -97,14 +97,14 @@ def test_cost_counts_evaluations_and_a_third_of_the_scan(rows):
     assert (of(rows, "evaluations", "even")[8] == 9).all()
     assert (of(rows, "evaluations", "refined by gradient")[12] == 13).all()
     assert (of(rows, "evaluations", "placed by a scan")[8] == 9).all()  # five nodes and twelve forward passes
-    assert of(rows, "evaluations", "until done")[20].between(9, 21).all()
+    assert of(rows, "evaluations", "until 0.2")[20].between(9, 21).all()
 
 
 def test_every_evaluation_of_a_unit_is_known():
     here = subject(1)
     study.evaluations(lambda: here, "logit", ROUGH, **SETTINGS)
     walks = 49 + (9 + 13) + (9 + 5 + 9 + 8)  # the limit; by gradient; by value, by a scan, common, Gauss
-    assert walks + 9 <= here.model.seen <= walks + 21  # until done
+    assert walks + 9 <= here.model.seen <= walks + 21  # until the tolerance
 
 
 def test_what_is_told_is_compared_with_what_is_found(rows):

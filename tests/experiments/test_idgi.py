@@ -12,7 +12,7 @@ from lib import InputError
 from lib.attribution import IDGI, Riemann, Straight
 from lib.attribution.gradients import random_maps
 from lib.data.imagenet import photographs
-from lib.experiments import axioms, idgi, subjects
+from lib.experiments import axioms, defects, idgi, subjects
 from lib.models.zoo import Network
 from lib.store.units import evaluate
 
@@ -32,7 +32,7 @@ def network():
 @pytest.fixture
 def small(network, monkeypatch):
     monkeypatch.setattr(idgi, "network_named", lambda name, weights: network)
-    monkeypatch.setattr(idgi, "best_device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(defects, "best_device", lambda: torch.device("cpu"))
     return network
 
 

@@ -1,5 +1,8 @@
 """The experiment of the LENS attacks: tidy, complete, excluded images counted; the network that standardises images."""
 
+from dataclasses import replace
+
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -12,7 +15,7 @@ from lib.experiments.subjects import Subject
 from lib.metrics.stability import spearman
 from lib.models.rar_resnet import Standardize, rar_network
 from lib.models.zoo import Network
-from lib.reporting import plots
+from lib.reporting import claims, plots
 from lib.training.fit import digit_cnn
 
 
@@ -28,6 +31,7 @@ def of():
     return Subject(network, x, target, [f"image-{i}" for i in range(6)], x, [-1] * 6)
 
 
+NOISE_AND_ATTACK = {"random1": 0.3, "top_k": 0.1}
 ASKED = {"epsilons": [0.05, 0.1], "level": 1.0, "k": 50, "iterations": 2, "steps": 2}
 
 
@@ -52,7 +56,57 @@ def test_only_one_shot_noise_may_change_an_answer_and_all_stay_in_the_ball(rows)
     flipped = rows[(rows["metric"] == "flipped") & (rows["attack"] != "random1")]
     assert (flipped["value"].dropna() == 0).all()
     amplitude = rows[rows["metric"] == "amplitude"]
-    assert (amplitude["value"] <= amplitude["epsilon"] + 1e-6).all()
+    attacked = amplitude[amplitude["image"] != "image-5"]
+    assert (attacked["value"] <= attacked["epsilon"] + 1e-6).all()
+    assert (attacked.loc[attacked["attack"] == "random1", "value"] > 0).all()
+
+
+def test_images_that_the_network_gets_wrong_are_not_attacked(of, rows):
+    assert rows[(rows["image"] == "image-5") & (rows["metric"] == "amplitude")]["value"].isna().all()
+    wrong = replace(of, target=(of.model(of.x).argmax(1) + 1) % 10)
+    asked = ASKED | {"methods": ["gradient"], "attacks": ["top_k"], "radii": [1]}
+    still = lens_attacks.attacked(lambda: wrong, **asked)
+    assert still["value"].isna().all() and set(still["metric"]) == {"top_k", "amplitude"}
+
+
+def test_the_strength_of_an_attack_is_in_its_rows_and_bounds_what_it_moves(of, rows):
+    assert (rows["step"] == 2.5 * rows["epsilon"] / 2).all() and set(rows["measure"]) == {"spearman"}
+    asked = ASKED | {"step": 0.02, "measure": "top_k", "steps": 1}
+    asked |= {"methods": ["gradient"], "attacks": ["random_walk", "top_k"], "radii": [1]}
+    small = lens_attacks.attacked(lambda: of, **asked)
+    strength = small[["iterations", "step", "measure"]].drop_duplicates()
+    assert strength.to_dict("records") == [{"iterations": 2, "step": 0.02, "measure": "top_k"}]
+    moved = small[small["metric"] == "amplitude"]["value"]
+    assert 0 < moved.max() <= 0.04 + 1e-6
+
+
+@pytest.mark.parametrize(
+    ("change", "verdict"),
+    [
+        ({}, "holds with the paper's network"),
+        ({"iterations": 30}, "holds here"),
+        ({"step": 2.0}, "holds here"),
+        ({"measure": "spearman"}, "holds here"),
+        ({"model": "efficientnet_lite0"}, "holds here"),
+    ],
+)
+def test_only_the_published_attack_on_the_published_network_is_the_papers(change, verdict):
+    published = {"model": "squeezenet1_1", "method": "gradient", "data": "photographs", "epsilon": 8.0, "k": 1000}
+    published |= {"iterations": 300, "step": 0.5, "measure": "top_k", "metric": "top_k"}
+    images = [(f"image {i}", attack, value + i / 100) for i in range(12) for attack, value in NOISE_AND_ATTACK.items()]
+    table = pd.DataFrame(images, columns=["image", "attack", "value"]).assign(**published | change)
+    registry = [claim for claim in claims.load_registry() if claim.id == "N3a"]
+    (found,) = claims.check("lens_attacks", table, registry=registry)["verdict"]
+    assert found == verdict
+
+
+def test_digits_are_each_others_chance_level_in_eights(tmp_path):
+    chosen = {"images": "packaged", "limit": 10, "digits_limit": 24, "cache": tmp_path}
+    assert list(lens_attacks.attack_units("mnist_cnn", group=5, **chosen)) == [
+        f"mnist_cnn-{start}-{start + 8}" for start in (0, 8, 16)
+    ]
+    units = lens_attacks.attack_units("squeezenet1_1", group=5, **chosen)
+    assert [name.rpartition("-")[2] for name in units] == ["5", "5"]
 
 
 def test_noise_does_not_depend_on_company(of, rows):

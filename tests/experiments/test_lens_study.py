@@ -9,6 +9,8 @@ import torchvision
 from torch import nn
 
 from lib import InputError
+from lib.attribution.gradients import input_x_gradient
+from lib.attribution.propagation import deeplift, deeplift_residual, lrp
 from lib.experiments import lens
 from lib.experiments.subjects import Subject
 from lib.models.layers import IMAGENET
@@ -90,6 +92,26 @@ def test_a_network_without_rules_loses_two_methods_with_a_sentence(capsys):
     assert "small: no lrp. The network has a SiLU" in capsys.readouterr().err
 
 
+class Joined(nn.Module):
+    """Two rectified convolutions side by side, as in a fire module of SqueezeNet."""
+
+    def __init__(self):
+        super().__init__()
+        self.left, self.right, self.rectify = nn.Conv2d(3, 2, 1), nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(inplace=True)
+
+    def forward(self, x):
+        return torch.cat([self.rectify(self.left(x)), self.rectify(self.right(x))], 1)
+
+
+def test_concatenations_have_their_rules():
+    """LRP is input times gradient and DeepLIFT complete, as for every network of ReLUs without overlapping pooling."""
+    torch.manual_seed(0)
+    layers = [Joined(), nn.AdaptiveAvgPool2d(3), nn.Flatten(), nn.Linear(54, 5)]
+    model, x, target = nn.Sequential(*layers).eval(), torch.rand(2, 3, 9, 9), torch.tensor([1, 4])
+    assert torch.allclose(lrp(model, x, target), input_x_gradient(model, x, target), atol=1e-6)
+    assert deeplift_residual(model, x, target, deeplift(model, x, target)).abs().max() < 1e-6
+
+
 def test_advantage_is_the_difference_of_the_two_networks():
     natural, robust = (lens.noise(partial(subject, name=name), **CHOICE) for name in ("resnet50", "resnet50_pgd"))
     robust["value"] += 0.25
@@ -101,7 +123,7 @@ def test_advantage_is_the_difference_of_the_two_networks():
 
 def test_an_image_alone_in_its_unit_is_refused_at_once(tmp_path):
     chosen = {"images": "packaged", "digits_limit": 17, "pool": 1, "weights": "", "cache": tmp_path}
-    with pytest.raises(InputError, match="17 images in groups of 16 leave one alone"):
+    with pytest.raises(InputError, match="17 images in groups of 8 leave one alone"):
         lens.lens_units("mnist_cnn", limit=4, group=2, **chosen)
     with pytest.raises(InputError, match="4 images in groups of 3"):
         lens.lens_units("efficientnet_lite0", limit=4, group=3, **chosen)

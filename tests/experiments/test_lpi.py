@@ -1,19 +1,18 @@
-"""The LPI study: whose references, and at what cost."""
+"""The LPI study: whose references, how many of them, from which neighbourhood, and at what cost."""
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from lib.attribution import Riemann, attribute
+from lib.attribution import Adversarial, Lines, Riemann, attribute
+from lib.attribution.references import FromPool, Single
 from lib.data.digits import MEAN, STD, digits
 from lib.experiments import lpi
 from lib.experiments.recalibration import GAMES
 from lib.experiments.subjects import Subject
-from lib.metrics.diffid import area
 from lib.models.fold import prepare
 from lib.models.zoo import Network
-from lib.reporting.tables import PUBLISHED
 from lib.training.fit import digit_cnn
 
 KEYS = ["image", "path", "rule", "steps", "mode", "metric", "seed"]
@@ -146,39 +145,65 @@ def test_the_shortest_time_of_three_counts(of, offline, monkeypatch):
     assert table[table["metric"] == "seconds"]["value"].tolist() == [3 / len(of.images)]
 
 
-# -- the published numbers -------------------------------------------------------------------------------------
+# -- fewer samples, other neighbourhoods -----------------------------------------------------------------------
+
+
+def absolute(of, path, rule="mean"):
+    found = attribute(of.model, of.x, of.target, path=path, rules={"a": Riemann(rule)}, objective="logit")
+    return found["a"].abs().sum(1)
+
+
+def test_maps_of_fewer_samples_are_those_of_walks_with_so_many(of, offline):
+    """The first references of EG, the first steps of AGI; IG on a coarser line; LPI with larger parts of a cluster."""
+    count = 5
+    maps = lpi.maps_at(of, [1, 2], samples=[count], **offline) | lpi.ig_maps(of, [1, 2], [count])
+    fewer = {key[:2]: each for key, each in maps.items() if key[2:] == (count, lpi.FEWER)}
+    drawn = of.drawn(lpi.REFERENCES)
+    eg = lpi.walk_of(of, "dataset", 1, references=FromPool(of.pool, drawn.index[:, :count]))
+    whole = lpi.walk_of(of, "adversarial", 1)
+    near = lpi.local_set(of.network, of.pool, references=count, **offline)
+    references = lpi.weighted_references(of, near, of.answers()[0])
+    assert references.count == count
+    expected = {
+        ("dataset", "riemann_abs"): absolute(of, eg),
+        ("adversarial", "riemann_abs"): absolute(of, Adversarial(whole.targets, count), "left"),
+        ("straight", "riemann_abs"): absolute(of, Lines(Single("black"), count)),
+        ("local", "density"): absolute(of, lpi.walk_of(of, "local", 1, references=references)),
+    }
+    assert set(fewer) == set(expected)
+    for key, each in expected.items():  # a map's scale does not matter to what is removed
+        torch.testing.assert_close(fewer[key] / fewer[key].sum(), each / each.sum(), rtol=1e-4, atol=1e-7, msg=str(key))
+
+
+def test_maps_of_another_number_of_neighbourhoods_are_those_with_its_clusters(of, offline):
+    found = lpi.maps_at(of, [1], neighbourhoods=[3], **offline)["local", "density", 3, lpi.NEAR]
+    other = lpi.maps_at(of, [1], clusters=3, cache=offline["cache"])["local", "density", 1, "corrected"]
+    torch.testing.assert_close(found, other)
 
 
 @pytest.fixture(scope="module")
-def published():
-    return pd.read_csv(PUBLISHED)
+def studied(of, offline):
+    return lpi.lpi_benchmark(lambda: of, sweep=[1, 2], seeds=[0, 1], samples=[5], neighbourhoods=[1, 2, 3], **offline)
 
 
-PUBLISHED_KEYS = ["paper", "item", "model", "path", "rule", "steps", "fraction", "metric", "attack", "epsilon"]
+def test_samples_and_neighbourhoods_have_metrics_of_their_own(rows, studied):
+    assert not studied.duplicated(KEYS).any() and set(studied["mode"]) == {"corrected"}
+    added = studied["metric"].str.startswith(("diffid_samples", "diffid_neighbourhoods"))
+    both = [each.set_index(KEYS)["value"].sort_index() for each in (studied[~added], rows)]
+    pd.testing.assert_series_equal(*both, rtol=1e-5)
+    numbers = studied[added].groupby(["metric", "path", "rule"])["steps"].agg(set).to_dict()
+    plain = {("dataset", "riemann_abs"), ("adversarial", "riemann_abs"), ("straight", "riemann_abs")}
+    expected = {("diffid_samples", *method): {5, 20} for method in plain | {("local", "density")}}
+    expected |= {("diffid_neighbourhoods", "local", "density"): {1, CLUSTERS, 3}}
+    assert numbers == expected | {("diffid_neighbourhoods_moved", "local", "density"): {1, 3}}
 
 
-def test_published_values_have_unique_keys_and_a_source(published):
-    assert not published.duplicated(PUBLISHED_KEYS).any()
-    assert published[["paper", "item", "metric", "value", "source", "note"]].notna().all(axis=None)
-    assert (published["fraction"].notna() == published["metric"].str.endswith("_curve")).all()
-
-
-def test_published_areas_are_those_of_their_curves(published):
-    checked = 0
-    for _, rows in published.groupby(["paper", "item", "path", "rule"]):
-        for metric in ("diffid_logit", "diffid_accuracy", "unstated"):
-            areas, curve = (rows[rows["metric"] == name] for name in (metric, f"{metric}_curve"))
-            if len(areas) and len(curve):
-                np.testing.assert_allclose(area(torch.tensor(curve["value"].to_numpy())), areas["value"], atol=6e-4)
-                checked += 1
-    assert checked == 11
-
-
-def test_published_retraining_begins_with_the_untouched_network(published):
-    start = published[published["fraction"] == 0].groupby(["metric", "model"])["value"].agg(set).to_dict()
-    assert start == {
-        ("roar_curve", "preactresnet18, CIFAR-10"): {0.942},
-        ("roar_curve", "preactresnet18, CIFAR-100"): {0.735},
-        ("diffroar_curve", "preactresnet18, CIFAR-10"): {0.0},
-        ("diffroar_curve", "preactresnet18, CIFAR-100"): {0.0},
-    }
+def test_the_ends_of_samples_and_neighbourhoods_are_known_scores(studied):
+    value = studied.set_index(["metric", "path", "rule", "steps", "seed", "image"])["value"].sort_index()
+    for path, rule in (("dataset", "riemann_abs"), ("local", "density"), ("straight", "riemann_abs")):
+        both = value["diffid_samples", path, rule, 20, 1], value["diffid_logit", path, rule, 1, 1]
+        pd.testing.assert_series_equal(*both)
+    few, most = (value["diffid_neighbourhoods", "local", "density", count, 1] for count in (1, CLUSTERS))
+    pd.testing.assert_series_equal(few, value["diffid_logit", "local", "one_cluster", 1, 1])
+    pd.testing.assert_series_equal(most, value["diffid_logit", "local", "density", 1, 1])
+    pd.testing.assert_series_equal(value["diffid_neighbourhoods_moved", "local", "density", 1, 1], few - most)

@@ -124,7 +124,7 @@ def pair(monkeypatch, tmp_path):
 def test_the_twin_agrees_with_integrated_gradients_and_the_regular_one_does_not(pair):
     precisions = ["float32", "float64", "float64, dithered", "tf32"]
     asked = {"steps": 4, "sweep": [1, 2], "finest": 8, "precisions": precisions}
-    found = {twin: xdnn.equivalence(load, **asked) for twin, load in pair.items()}
+    found = {twin: xdnn.equivalence_rows(load, **asked) for twin, load in pair.items()}
     assert not any(frame.drop(columns="value").duplicated().any() for frame in found.values())
     for twin, frame in found.items():
         frame = frame[frame["mode"] == "corrected"].set_index(["metric", "rule", "precision"])["value"].sort_index()
@@ -134,11 +134,11 @@ def test_the_twin_agrees_with_integrated_gradients_and_the_regular_one_does_not(
             assert (apart["float32"] < 1e-4).all() and apart["tf32"].mean() > apart["float32"].mean()
         assert (frame.loc["evaluations", "riemann", "float32"] == 4).all()
     with pytest.raises(InputError, match="float16"):
-        xdnn.equivalence(pair["x"], steps=1, precisions=["float16"])
+        xdnn.equivalence_rows(pair["x"], steps=1, precisions=["float16"])
 
 
 def test_the_released_difference_is_of_the_batch(pair):
-    frame = xdnn.equivalence(pair["regular"], steps=4, precisions=["float32"])
+    frame = xdnn.equivalence_rows(pair["regular"], steps=4, precisions=["float32"])
     released = frame[(frame["mode"] == "released") & (frame["metric"] == "ig_difference")]["value"]
     assert released.nunique() == 1  # eight images, one batch of sixteen
 
@@ -177,7 +177,7 @@ def test_loading_may_train_a_network(pair):
         return pair["x"]()
 
     asked = {"steps": 1, "precisions": ["float32"]}
-    xdnn.equivalence(load, **asked)
+    xdnn.equivalence_rows(load, **asked)
     xdnn_masks.xdnn_benchmark(load, steps=1, modes=["corrected"])
     xdnn.contrast(load, contrasts=[1.0])
     xdnn.accuracy_rows(load)

@@ -24,7 +24,7 @@ def network():
 
 
 def written(tmp_path, content: object, name: str = "w.pkl"):
-    (tmp_path / name).write_bytes(pickle.dumps(content, protocol=2))
+    (tmp_path / name).write_bytes(pickle.dumps(content, protocol=4))
     return tmp_path / name
 
 

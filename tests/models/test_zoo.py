@@ -55,7 +55,7 @@ def assert_same(module, other, x, tolerance):
 # The table
 
 
-@pytest.mark.parametrize("name", [name for name in NETWORKS if name not in [*LITE, "xception"]])
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name not in [*LITE, "xception", "squeezenet1_1"]])
 def test_torchvision_networks_have_the_preparation_of_their_weights(name):
     recipe = NETWORKS[name]
     version = "V2" if name in ("resnet50", "resnet101", "resnet152", "mobilenet_v2") else "V1"
@@ -75,6 +75,10 @@ def test_the_other_networks():
         (260, 297),
     ]
     assert NETWORKS["efficientnet_lite0"].statistics == ((127 / 255,) * 3, (128 / 255,) * 3)
+    squeezenet = NETWORKS["squeezenet1_1"]  # from the package, in Caffe's preparation: 0 to 255 less the means
+    assert (squeezenet.size, squeezenet.resize, squeezenet.builder) == (227, 256, "squeezenet1_1")
+    assert squeezenet.weights == "ndf/example_models/weights/squeezenet_weights.pkl"
+    assert 255 * torch.tensor(squeezenet.statistics[0]).flip(0) == pytest.approx([103.939, 116.779, 123.68])
     xception = NETWORKS["xception"]
     assert (xception.size, xception.resize, xception.statistics) == (299, 342, ((0.5,) * 3, (0.5,) * 3))
     assert xception.weights == timm.get_pretrained_cfg("legacy_xception").url

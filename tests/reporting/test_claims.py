@@ -219,6 +219,19 @@ def test_overlapping_splits_have_a_larger_variance():
     assert "overlapping training sets" in corrected["note"]
 
 
+@pytest.mark.parametrize("overlap", [0.0, 3.69])
+@pytest.mark.parametrize("kind", ["bound", "equivalence"])
+def test_means_over_overlapping_splits_have_a_larger_variance(kind, overlap):
+    values = np.random.default_rng(0).normal(0.1, 0.02, 12)
+    table = pd.DataFrame({"image": range(12), "metric": "r", "value": values, "overlap": overlap})
+    test = {"kind": kind, "where": {"metric": "r"}, "overlap": "overlap"}
+    test |= {"statistic": "mean", "at_least": 0.05} if kind == "bound" else {"margin": 0.15}
+    row = verdict(test, table)
+    half = stats.t.isf(0.025, 11) * values.std(ddof=1) * math.sqrt(1 / 12 + overlap)
+    assert (row["ci_high"] - row["ci_low"]) / 2 == pytest.approx(half)
+    assert row["verdict"] == ("inconclusive" if overlap else "holds here")
+
+
 def test_change_compares_the_dependence_on_steps():
     coarse = scores(cells(0.1))
     fine = coarse.assign(steps=128, value=coarse["value"] + np.where(coarse["rule"] == "idgi", -0.3, 0.01))
@@ -281,6 +294,7 @@ def test_bound_on_a_maximum_is_exact_and_needs_no_images(values, expected):
     assert row["verdict"] == expected
     assert row["protocol"] == "corrected"
     assert row["estimate"] == pytest.approx(np.nanmax(values))
+    assert row["n"] == 2  # checks
 
 
 def test_bound_on_a_mean_needs_its_whole_interval():
@@ -445,7 +459,9 @@ def test_what_had_been_seen_is_said_in_the_statement():
 def test_a_missing_notebook_and_missing_rows_are_verdicts(tmp_path):
     rows = judge(tmp_path, registry=[claim(ORDER)])
     assert rows[["protocol", "verdict"]].to_numpy().tolist() == [["any", "not run"]]
-    assert "make reproduce ONLY=nb" in rows["note"][0]
+    assert rows["note"][0] == "nb is still to be written"
+    rows = judge(tmp_path, registry=[claim(ORDER, notebook="idgi_axioms")])
+    assert rows["note"][0] == "idgi_axioms has not been run: make reproduce ONLY=idgi_axioms"
     row = verdict({**ORDER, "b": {"rule": "random"}}, scores(cells(0.1)))
     assert (row["verdict"], row["note"]) == ("not run", "the table has no rows with rule = random")
 
@@ -542,8 +558,8 @@ def test_the_studys_registry_is_complete_and_every_claim_names_a_notebook():
     registry = load_registry()
     names = [entry.id for entry in registry]
     recalibration = [*range(1, 11), 21, 22, 23, 24]
-    letters = {"E": range(1, 16), "R": recalibration, "L": range(11, 17), "XD": range(1, 24)}
-    numbers = letters | {"N": range(1, 12), "D": [17]}
+    letters = {"E": range(1, 17), "R": recalibration, "L": range(11, 20), "XD": range(1, 24)}
+    numbers = letters | {"N": range(1, 12), "D": range(17, 21)}
     expected = {f"{letter}{number}" for letter in numbers for number in numbers[letter]}
     assert {name.rstrip("abcdefghijk") for name in names} == expected
     assert {entry.notebook for entry in registry} <= NOTEBOOKS

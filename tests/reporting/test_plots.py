@@ -16,6 +16,7 @@ from PIL import Image
 
 from lib import ROOT, InputError
 from lib.reporting import plots
+from lib.reporting.statistics import summary
 
 
 @pytest.fixture(autouse=True)
@@ -217,6 +218,16 @@ def draw_curves(table, **options):
     return plots.curve_panels(table, x="stage", panels="metric", lines="rule", ylabel="y", xlabel="x", **options)
 
 
+@pytest.mark.parametrize("logarithmic", [False, True])
+def test_curve_panels_of_no_scores_say_so(logarithmic):
+    nothing = summary(
+        pd.DataFrame({"image": [], "model": [], "rule": [], "steps": [], "value": []}), ["model", "rule", "steps"]
+    )
+    labels = {"ylabel": "y", "xlabel": "x", "logarithmic": logarithmic}
+    figure = plots.curve_panels(nothing, x="steps", panels="model", lines="rule", **labels)
+    assert [axis.get_title() for axis in figure.axes] == ["no scores"]
+
+
 def test_curve_panels_draw_each_line_in_the_order_of_x_inside_its_band():
     table = curve_table([1, 3, 5])
     figure = draw_curves(table.iloc[::-1], styles={"riemann": {"linestyle": "--"}})
@@ -414,3 +425,13 @@ def test_the_scores_below_a_map_are_its_own():
     table = pd.DataFrame(rows, columns=["image", "attack", "metric", "value"])
     lines = plots.scores_below(table, "b", 1)["pgd"].splitlines()
     assert lines[1] == "recall, w = 1 0.75 (chance 0.75)" and len(lines) == 3
+
+
+def test_numbers_that_would_touch_on_a_logarithmic_axis_are_left_out():
+    rows = [
+        {"image": i, "steps": n, "panel": "p", "line": "even", "value": 1 / n} for n in (16, 32, 40, 64) for i in (0, 1)
+    ]
+    figure = plots.score_panels(
+        pd.DataFrame(rows), {}, x="steps", panels="panel", lines="line", xlabel="", ylabel="", logarithmic=True
+    )
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["16", "32", "", "64"]

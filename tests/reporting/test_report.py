@@ -1,18 +1,22 @@
-"""Tables, the page of claims and the README's table."""
+"""Tables, the page of claims, and the tables and examples of README.md and docs/."""
 
 import base64
 import io
+import json
 import math
+import re
 from html.parser import HTMLParser
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
+from torch import nn
 
 from lib import ROOT, InputError
 from lib.reporting import readme, report
-from lib.reporting.claims import COLUMNS, Claim, read_provenance
+from lib.reporting.claims import COLUMNS, Claim, load_registry, read_provenance
 from lib.reporting.tables import PUBLISHED, brackets, caption, comparison, save_parquet, styled, to_markdown
 
 
@@ -149,20 +153,66 @@ def test_readme_block_puts_corrected_beside_released():
     assert "| fails here | – |" in lines[5]
 
 
+HEADLINES = [
+    claim("C1", headline="better", source="code", published=".5"),
+    claim("C9", headline="worse", source="code"),
+]
+
+
 def test_headlines_come_from_the_record_that_can_decide():
-    registry = [
-        claim("C1", headline="better", source="code", published=".5"),
-        claim("C9", headline="worse", source="code"),
-    ]
-    more = verdicts()[:1].assign(n=200, estimate=0.5, verdict="holds with the paper's network", network="paper")
-    text = readme.headlines_block({"sample": more, "laptop": verdicts()}, registry)
+    own = {"verdict": "holds with the paper's network", "network": "paper", "code": "paper"}
+    more = verdicts()[:1].assign(n=200, estimate=0.5, **own)
+    text = readme.headlines_block({"sample": more, "laptop": verdicts()}, HEADLINES)
     said, *_, first, second = text.splitlines()
-    assert said == "Of 1 claims of the papers, 1 were judged with the paper's own networks and protocol."
+    assert said == (
+        "Of 2 claims of the papers, 0 are judged in the paper's own setting (its data, networks and code), 1 with its "
+        "networks and code on other images, 0 on stand-ins; 1 are not run."
+    )
     assert first == (
-        "| C1 | better | .5 | 0.500 [0.100, 0.200] | 0.123 [0.100, 0.200] | holds with the paper's network "
-        "| 200 photographs, the paper's network (sample) |"
+        "| C1 | better | .5 | 0.500 [0.100, 0.200] | 0.123 [0.100, 0.200] "
+        "| photographs: holds with the paper's network; digits: fails here "
+        "| 200 photographs, the paper's network (`sample`); 14 digits, digit CNN (`laptop`) |"
     )
     assert second == "| C9 | worse |  | – | – | not run | – |"
+
+
+@pytest.mark.parametrize(
+    ("sample", "shown"),
+    [("inconclusive", "sample"), ("fails here", "sample"), ("not testable here", "laptop"), ("not run", "laptop")],
+)
+def test_a_headline_is_of_the_first_record_that_could_decide(sample, shown):
+    records = {"sample": verdicts()[:1].assign(verdict=sample), "laptop": verdicts()[:1]}
+    line = readme.headlines_block(records, HEADLINES[:1]).splitlines()[-1]
+    assert line.endswith(f"| 14 photographs, net (`{shown}`) |")
+    untestable = {name: each.assign(verdict="not testable here") for name, each in records.items()}
+    assert "(`sample`)" in readme.headlines_block(untestable, HEADLINES[:1])
+
+
+def test_claims_with_one_headline_share_a_line():
+    digits = claim("C2", paper="idgi", headline="better", source="code", published=".7")
+    table = verdicts()
+    table.loc[table["claim"] == "C2", "data"] = "digits"
+    table = table[(table["claim"] != "C1") | (table["data"] == "photographs")]
+    *_, line, _ = readme.headlines_block({"laptop": table}, [HEADLINES[0], digits, HEADLINES[1]]).splitlines()
+    assert line.startswith("| C1, C2 | better | .5; .7 | 0.123 [0.100, 0.200] | 0.123 [0.100, 0.200] |")
+    assert line.endswith("| 14 photographs, net (`laptop`); 14 digits, net (`laptop`) |")
+
+
+def test_measures_that_disagree_are_counted():
+    one = verdicts()[:1]
+    other, third = one.assign(metric="aic_png", verdict="inconclusive"), one.assign(metric="sic_png")
+    table = pd.concat([one.assign(verdict="not testable here"), other, third, one.assign(network="paper", n=3)])
+    *_, line = readme.headlines_block({"laptop": table}, HEADLINES[:1]).splitlines()
+    assert "| 0.123 [0.100, 0.200] (AIC, entropy) | – |" in line
+    said = "inconclusive (1 of 3 measures), holds here (1 of 3 measures), not testable here (1 of 3 measures)"
+    assert f"| {said} | 14 photographs, net (`laptop`) |" in line
+
+
+def test_many_networks_are_counted_and_the_papers_own_setting_is_said():
+    table = verdicts()[:1].assign(network="a, b, c", data="photographs")
+    assert "14 photographs, 3 networks (" in readme.headlines_block({"laptop": table}, HEADLINES)
+    table = verdicts()[:1].assign(network="paper", data="paper", code="paper", verdict="reproduced")
+    assert "1 are judged in the paper's own setting" in readme.headlines_block({"imagenet": table}, HEADLINES)
 
 
 def with_paper_era():
@@ -178,7 +228,8 @@ def with_paper_era():
 
 def test_the_page_shows_the_paper_era_below_the_released_verdict():
     html = report.page_of(with_paper_era(), REGISTRY, profile="laptop", figures={}, provenance={})
-    row = html[html.index('class="line"') :]
+    row = html[html.index("says |C1|") :]
+    row = row[row.index('class="line"') :]
     row = row[: row.index("</tr>")]
     assert row.count("<td") == 3  # on what, and two columns
     released = row[row.rindex("<td") :]
@@ -198,34 +249,34 @@ def test_the_readme_keeps_two_columns_with_the_paper_era():
 BEGIN, END = "<!-- claims:begin -->", "<!-- claims:end -->"
 
 
-def test_updating_the_readme_twice_is_updating_it_once(tmp_path):
+def test_updating_a_page_twice_is_updating_it_once(tmp_path):
     path = tmp_path / "README.md"
     path.write_text(f"# Title\n{BEGIN}\nold\n{END}\nrest\n<!-- times:begin -->\n<!-- times:end -->\n")
     block = readme.claims_block(verdicts())
-    readme.update_readme(path, "claims", block)
+    readme.update_block(path, "claims", block)
     once = path.read_text()
-    readme.update_readme(path, "claims", block)
+    readme.update_block(path, "claims", block)
     expected = f"# Title\n{BEGIN}\n{block}\n{END}\nrest\n<!-- times:begin -->\n<!-- times:end -->\n"
     assert path.read_text() == once == expected
 
 
 @pytest.mark.parametrize("text", ["no markers", f"{END}\n{BEGIN}\n", BEGIN])
-def test_a_readme_without_markers_is_refused_and_left_alone(tmp_path, text):
+def test_a_page_without_markers_is_refused_and_left_alone(tmp_path, text):
     path = tmp_path / "README.md"
     path.write_text(text)
     with pytest.raises(InputError, match="needs one line"):
-        readme.update_readme(path, "claims", "block")
+        readme.update_block(path, "claims", "block")
     assert path.read_text() == text
 
 
 def test_times_are_listed_from_the_longest_and_summed():
-    used = {"seconds": 90.0, "workers": 2, "units": 7, "unit_seconds": 150.0, "peak_memory_mb": 2345}
-    lines = readme.times_block({"a": used, "b": used | {"seconds": 600.0}}).splitlines()
-    assert lines[0].startswith("| notebook | minutes | workers | units | core-minutes of the units | peak memory")
+    record = {"a": USED, "b": USED | {"seconds": 600.0}, "c": {"needs": "photographs"}}
+    lines = readme.times_block(record).splitlines()
+    assert lines[0].startswith("| notebook | minutes | its own | workers | units | core-minutes of the units | peak")
     assert lines[2:] == [
-        "| `b` | 10.0 | 2 | 7 | 2.5 | 2.3 GB |",
-        "| `a` | 1.5 | 2 | 7 | 2.5 | 2.3 GB |",
-        "| together | 11.5 |  | 14 | 5.0 |  |",
+        "| `b` | 10.0 | 0.2 | 2 | 7 | 2.5 | 2.3 GB |",
+        "| `a` | 1.5 | 0.2 | 2 | 7 | 2.5 | 2.3 GB |",
+        "| together | 11.5 | 0.5 |  | 14 | 5.0 |  |",
     ]
 
 
@@ -336,12 +387,112 @@ def test_brackets_and_markdown():
     assert to_markdown(pd.DataFrame({"a": ["x|y"], "b": [1]})) == "| a | b |\n| --- | --- |\n| x\\|y | 1 |"
 
 
-def test_the_readme_shows_the_committed_records():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    record = ROOT / "results" / "laptop"
-    assert readme.claims_block(report.read_claims(record / "claims.csv")) in text
-    assert readme.times_block(read_provenance(record)) in text
-    assert readme.bench_block(pd.read_csv(ROOT / "results" / "bench.csv")) in text
+USED = {"seconds": 90.0, "own_seconds": 15.0, "workers": 2, "units": 7, "unit_seconds": 150.0, "peak_memory_mb": 2345}
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def between(path, name):
+    return path.read_text(encoding="utf-8").split(f"<!-- {name}:begin -->\n")[1].split(f"\n<!-- {name}:end -->")[0]
+
+
+def project(folder, **records):
+    """The pages of this project beside the records that are given."""
+    (folder / "docs").mkdir()
+    for path in PAGES:
+        (folder / path.relative_to(ROOT)).write_text(path.read_text(encoding="utf-8"), encoding="utf-8")
+    for profile, table in records.items():
+        results = folder / "results" / profile
+        results.mkdir(parents=True)
+        table.to_csv(results / "claims.csv", index=False)
+        (results / "provenance.json").write_text(json.dumps({"nb": USED}))
+    return folder
+
+
+def test_the_pages_show_the_records_that_are_there(tmp_path):
+    root = project(tmp_path, laptop=verdicts())
+    before = between(root / "docs" / "results.md", "claims-sample")
+    readme.update_pages(root, HEADLINES)
+    assert between(root / "README.md", "headlines") == readme.headlines_block({"laptop": verdicts()}, HEADLINES)
+    assert between(root / "README.md", "took") == "The committed records took: `laptop` 1 min on 2 workers."
+    assert between(root / "docs" / "results.md", "claims-laptop") == readme.claims_block(verdicts())
+    assert between(root / "docs" / "results.md", "claims-sample") == before
+    assert between(root / "docs" / "times.md", "times-laptop") == readme.times_block({"nb": USED})
+
+
+def test_both_records_are_on_the_pages(tmp_path):
+    root = project(tmp_path, laptop=verdicts(), sample=verdicts().assign(estimate=0.5))
+    readme.update_pages(root, HEADLINES)
+    assert "0.500" in between(root / "docs" / "results.md", "claims-sample")
+    assert "(`sample`)" in between(root / "README.md", "headlines")
+    assert between(root / "README.md", "took").startswith("The committed records took: `sample` 1 min on 2 workers, ")
+
+
+def test_long_runs_are_said_in_hours():
+    used = USED | {"own_seconds": 8850.0, "workers": 1}
+    assert readme.took_block({"sample": {"a": used, "b": used}}).endswith("`sample` 5.0 h on 1 worker.")
+
+
+def test_the_front_page_is_short_with_all_its_tables(tmp_path):
+    """At most 15 KB, whatever the records say of the claims that it shows."""
+    registry, (like, *_) = load_registry(), verdicts().to_dict("records")
+    assert all(each.whose == "paper" for each in registry if each.headline)
+    found = {"verdict": "not testable here", "estimate": -0.123, "network": "efficientnet_lite0, squeezenet1_1"}
+    rows = [
+        like | {"claim": each.id, "data": data} | found
+        for each in registry
+        for data in ("photographs", "digits")
+        if data not in each.test.get("where", {}).get("data", data)
+    ]
+    rows += [like | {"claim": each.id} | found for each in registry]
+    root = project(tmp_path, laptop=pd.DataFrame(rows, columns=COLUMNS), sample=verdicts())
+    readme.update_pages(root, registry)
+    assert (root / "README.md").stat().st_size <= 15_000
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_links_and_commands_of_the_pages_exist(path):
+    text = path.read_text(encoding="utf-8")
+    for link in re.findall(r"\]\((?!https?:)([^)#]*)", text):
+        assert not link or (path.parent / link).exists(), link
+    targets = re.findall(r"^([a-z%-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
+    typed = " ".join(re.findall(r"```\n.*?```|`[^`\n]*`", text, re.S))
+    for command in re.findall(r"\bmake ([a-z]+)", typed):
+        assert command in targets or ("claim-%" in targets and command == "claim"), command
+    for name in re.findall(r"`((?:lib|params|notebooks|docs)/[\w./]+)`", text):
+        assert (ROOT / name).exists(), name
+    for name in re.findall(r"^\| `(\w+_\w+)` \|", text, re.M):
+        assert (ROOT / "notebooks" / f"{name}.ipynb").exists(), name
+
+
+def test_the_list_of_notebooks_is_complete():
+    listed = re.findall(r"^\| `(\w+)` \| .*\?|^\| `(report)` ", (ROOT / "docs" / "results.md").read_text(), re.M)
+    assert {one or other for one, other in listed} == {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")}
+
+
+def fences(path):
+    return re.findall(r"```python\n(.*?)```", path.read_text(encoding="utf-8"), re.S)
+
+
+@pytest.mark.parametrize(
+    ("path", "number"), [(path, number) for path in PAGES for number in range(len(fences(path)))], ids=str
+)
+def test_examples_of_the_pages_run(path, number):
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 5)
+    model, x = nn.Sequential(*layers).eval(), torch.rand(2, 3, 8, 8)
+    exec(fences(path)[number], {"model": model, "x": x, "target": torch.tensor([0, 3]), "ids": ["a", "b"]})
+
+
+@pytest.mark.parametrize("profile", readme.RECORDS)
+def test_the_pages_show_the_committed_records(profile):
+    record = ROOT / "results" / profile
+    if not (record / "claims.csv").exists() or list(pd.read_csv(record / "claims.csv", nrows=0)) != COLUMNS:
+        pytest.skip(f"there is no record of {profile} yet with the columns of today")
+    table = report.read_claims(record / "claims.csv")
+    assert between(ROOT / "docs" / "results.md", f"claims-{profile}") == readme.claims_block(table)
+    assert between(ROOT / "docs" / "times.md", f"times-{profile}") == readme.times_block(read_provenance(record))
+    shown = between(ROOT / "README.md", "headlines")
+    assert shown.startswith("Of ") and f"(`{profile}`)" in shown
 
 
 def test_columns_that_rows_are_selected_by_are_kept_exactly(tmp_path):

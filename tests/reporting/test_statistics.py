@@ -243,6 +243,15 @@ def test_change_between_the_ends_of_a_grid():
     assert "steps" not in found
 
 
+def test_summary_of_no_scores_has_its_columns():
+    """As where a network recognises no photograph."""
+    scores = pd.DataFrame({"image": [], "model": [], "value": []})
+    found = summary(scores, ["model"])
+    assert list(found) == ["model", "mean", "low", "high", "n", "excluded"]
+    assert len(found) == 0
+    assert found["mean"].dtype == float
+
+
 def test_summary_pools_models_by_image_and_counts_exclusions():
     holed = SCORES.copy()
     holed.loc[(holed["image"] == "dog") & (holed["rule"] == "idgi"), "value"] = np.nan

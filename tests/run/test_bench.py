@@ -88,6 +88,12 @@ def test_both_sides_take_turns_after_a_warm_up():
     assert calls == ["ours", "peer"] * 3 and len(pairs) == 2
 
 
+@pytest.mark.parametrize(("runs", "each", "pairs"), [(5, 1, 5), (5, 15, 3), (5, 8, 4), (2, 100, 2)])
+def test_what_takes_long_is_timed_less_often(monkeypatch, runs, each, pairs):
+    monkeypatch.setattr(timing, "seconds", lambda action: each)
+    assert timing.timed(lambda: (int, int), runs) == [(each, each)] * pairs
+
+
 def read(path):
     return pd.read_csv(path).set_index("case")["ratio_median"].to_dict()
 

@@ -162,6 +162,7 @@ SIZES = (
         "paths",
         "photograph_paths",
     ),
+    *("ig_limit", "ig_iterations", "invariant_steps"),
     *("iterations", "digit_iterations", "epsilons", "ig_epsilons", "digit_epsilons", "contrasts", "clusters", "seeds"),
     *("corrected_draws", "released_draws", "epochs", "permuted_epochs", "sizes", "count", "photograph_paths"),
     *("finest", "even", "budgets", "compared", "tolerance", "most", "profile_steps", "repeats"),
@@ -170,15 +171,16 @@ MOBILE, SMALL = ["mobilenet_v2"], ["resnet34", "mnist_cnn"]
 SMALLER = {
     "idgi_axioms": {"limit": 1},
     "idgi_benchmark": {"steps": 2, "sweep": [1], "group": 1}
-    | {f"{which}networks": MOBILE for which in ("", "sweep_", "released_", "webp_")},
+    | {f"{which}networks": MOBILE for which in ("", "sweep_", "released_", "webp_", "defect_")},
     "idgi_evaluations": {"networks": MOBILE, "logit_networks": [], "limit": 7},
     "idgi_maps": {"limit": 1},
     "idgi_stability": {"limit": 4, "group": 1, "steps": 2},
     "lens_attacks": {"network": "mobilenet_v2", "limit": 4, "invariant_steps": 2},
-    "lens_aware_attack": {"limit": 4},
-    "lens_maps": {"limit": 4},
+    "lens_aware_attack": {"network": "mobilenet_v2", "limit": 4},
+    "lens_maps": {"network": "mobilenet_v2", "limit": 4},
     "lens_methods": {"networks": ["resnet50", "resnet50_pgd"], "limit": 4},
-    "lpi_benchmark": {"networks": MOBILE, "limit": 4, "pool": 30, "group": 2, "clusters": 1},
+    "lpi_benchmark": {"networks": MOBILE, "limit": 4, "pool": 30, "group": 2, "clusters": 1}
+    | {"samples": [5], "neighbourhoods": [1, 2]},
     "recalibration_maps": {"network": "mobilenet_v2", "steps": [1, 2], "points": 2},
     "recalibration_perturbation": {"networks": MOBILE, "limit": 4},
     "recalibration_sanity": {"networks": SMALL, "limit": 4, "points": 1},

@@ -5,6 +5,7 @@ from tiny_project import write_notebook
 
 from lib import InputError
 from lib.run.parameters import Parameter, declared, resolve
+from lib.run.study import jobs_of, study
 
 
 @pytest.mark.parametrize(
@@ -76,3 +77,19 @@ def test_values_are_kept_as_they_are_written():
     found = resolve(known, {"rate": 3, "sizes": {"a": 1}}, where="w")
     assert found == {"rate": 3, "sizes": {"a": 1}}
     assert isinstance(found["rate"], int)
+
+
+COUNTS = ("limit", "ig_limit", "audited", "untrained_photographs")  # photographs that a notebook explains
+FIRST = {"idgi_evaluations": 5}  # and others before these
+
+
+def test_the_profile_sample_explains_photographs_that_a_part_of_the_collection_has_too():
+    """Counts that divide 200 choose some of every fifth class, see `lib.data.imagenet.explained_and_pool`."""
+    jobs = [job for job in jobs_of(study("sample", images="/photographs")) if "images" in job.values]
+    assert len(jobs) > 10 and not any(job.left_out for job in jobs)
+    for job in jobs:
+        for name in set(COUNTS) & set(job.values):
+            count = job.values[name] + FIRST.get(job.name, 0)
+            assert count and 200 % count == 0, f"{job.name}: {name}"
+        assert job.values.get("pool", 400) == 400, job.name
+        assert not any("mnist" in str(value) for name, value in job.values.items() if name in ("networks", "pairs"))

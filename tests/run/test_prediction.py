@@ -15,7 +15,7 @@ from lib import ROOT, InputError
 from lib.attacks.curvature import hessian_product
 from lib.attribution import Riemann, Straight, attribute, gradients
 from lib.attribution.forward import values
-from lib.data import readability
+from lib.data import imagenet, readability
 from lib.data.imagenet import photographs
 from lib.experiments import idgi, subjects
 from lib.metrics.sanity import stages
@@ -180,10 +180,10 @@ def test_predictions_of_a_whole_set_are_planned_as_units(tmp_path):
 
 def test_photographs_that_are_not_there_are_copies_of_the_packaged_ones(tmp_path):
     with rehearsed(Tally(), {}, photos=50_000):
-        found = subjects.photographs("/nowhere", 1000)
-        assert len(subjects.photographs("/nowhere")) == 50_000
+        found = imagenet.photographs("/nowhere", 1000)
+        assert len(imagenet.photographs("/nowhere")) == 50_000
     assert len({photo.id for photo in found}) == 1000 and len({photo.path for photo in found}) == 20
-    assert subjects.photographs is photographs  # and everything is as before
+    assert imagenet.photographs is photographs  # and everything is as before
 
 
 def test_photographs_that_are_not_there_are_not_looked_at(tmp_path, monkeypatch):
@@ -194,7 +194,7 @@ def test_photographs_that_are_not_there_are_not_looked_at(tmp_path, monkeypatch)
         units_of = partial(subjects.subject_units, LITE, images="/nowhere", limit=0, digits_limit=0, group=10)
         found = units_of(pool=30, cache=tmp_path)
         assert len(found) == 5 and len(next(iter(found.values()))().pool) == 30
-        assert len(readability.readable(subjects.photographs("/nowhere"), cache=tmp_path)) == 50
+        assert len(readability.readable(imagenet.photographs("/nowhere"), cache=tmp_path)) == 50
     assert not looked
     readability.readable(photographs("packaged"), cache=tmp_path)
     assert len(looked) == 20
@@ -285,7 +285,7 @@ def test_the_smoke_profile_of_a_notebook_is_predicted(tmp_path):
     assert [(part.label, part.units) for part in found.parts] == [
         ("mnist regular", 1),
         ("mnist x", 1),
-        (f"{LITE} regular", 1),
+        ("squeezenet1_1 regular", 1),
     ]
     assert found.failed == () and found.units == 3
     assert found.own > prediction.OWN / 2 and found.seconds > found.own and found.memory > prediction.LIBRARIES

@@ -119,7 +119,7 @@ def test_own_photographs_are_part_of_the_identity_and_their_folder_is_not_publis
 def test_plan_names_what_would_run_with_the_committed_seconds_of_what_has_no_units(root, capsys):
     ledger = root / "results" / "laptop" / "provenance.json"
     ledger.parent.mkdir(parents=True)
-    ledger.write_text(json.dumps({"first": {"seconds": 754.2}}))
+    ledger.write_text(json.dumps({"first": {"own_seconds": 754.2}}))
     write_notebook(root, "second", "1 + 1")
     assert plan(study("laptop", root=root)) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -221,7 +221,7 @@ def test_what_a_notebook_lacks_is_one_line_and_a_verdict(root, capsys, cell, par
     assert [path.name for path in (results / "notebooks").iterdir()] == ["second.ipynb"]
     (row,) = pd.read_csv(results / "claims.csv").to_dict("records")
     assert (row["verdict"], row["note"]) == ("not run", needs)
-    assert f"<li>C1 (any): {needs[:12]}" in (results / "report.html").read_text()
+    assert f"<li>C1: {needs[:12]}" in (results / "report.html").read_text()
     write_notebook(root, "first", TABLE.format(name="first", value=2.0))  # as if it had been given
     assert main(asked, root=root) == 0
     assert "needs" not in read_json(results / "provenance.json")["first"]
@@ -382,13 +382,13 @@ def test_the_executed_copy_and_the_ledger_hold_no_machine_paths(root, tmp_path_f
     entry = read_json(this.results / "provenance.json")["first"]
     assert set(entry) == {
         *("code", "parameters", "settings", "seed", "versions"),
-        *("seconds", "device", "workers", "peak_memory_mb", "units", "units_reused", "unit_seconds"),
+        *("seconds", "own_seconds", "device", "workers", "peak_memory_mb", "units", "units_reused", "unit_seconds"),
     }
     assert entry["seed"] == 0
     assert entry["settings"] == {"profile": "laptop", "seed": 0, "scale": 1.0}
     assert entry["device"] == "cpu"
     assert 30 < entry["peak_memory_mb"] < 3000
-    assert 0 < entry["seconds"] < 120
+    assert 0 < entry["own_seconds"] == entry["seconds"] < 120  # it has no units
     assert str(output) not in json.dumps(entry)
 
 
@@ -460,3 +460,17 @@ def test_claim_runs_its_notebook_and_prints_its_row(root, capsys):
     assert "not run" not in said
     assert main(["claim", "C03"], root=root) == 2
     assert "did you mean 'C0" in capsys.readouterr().err
+
+
+def test_a_notebook_that_its_profile_leaves_out_is_said_and_neither_run_nor_planned(root, capsys):
+    write_yaml(root, "first", 'left_out: "it is about something else"')
+    this = study("laptop", root=root)
+    assert reproduce(this) == 0
+    assert "[1/1] first: not run: it is about something else" in capsys.readouterr().out
+    assert not (this.results / "first.csv").exists()
+    assert main(["plan"], root=root) == 0
+    assert "nothing has to run" in capsys.readouterr().out
+    write_yaml(root, "first", "left_out: true")
+    assert refusal(root) == (
+        "params/laptop/first.yaml sets left_out to True; say in a few words why the profile leaves it out."
+    )

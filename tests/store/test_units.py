@@ -119,16 +119,17 @@ def test_a_full_disk_is_one_sentence_and_keeps_the_finished_units(tmp_path, monk
 
 
 def test_units_and_their_seconds_are_counted_reused_ones_too(tmp_path, monkeypatch):
-    none = {"units": 0, "reused": 0, "seconds": 0.0, "seconds_reused": 0.0, "workers": set(), "device": "", "peak": 0}
+    none = {"units": 0, "reused": 0, "seconds": 0.0, "waited": 0.0, "workers": 1, "device": "", "peak": 0}
     monkeypatch.setattr(provenance, "tally", none)
-    ticks = iter(range(0, 1000, 5))
-    monkeypatch.setattr("time.perf_counter", lambda: next(ticks))  # every unit seems to take 5 s
+    ticks = iter(range(0, 1000, 5))  # every unit seems to take 5 s, and so does what is around it
+    monkeypatch.setattr("time.perf_counter", lambda: next(ticks))
     run(tmp_path, {"u0": (0,), "u1": (1,)})
     used = provenance.footprint()
     assert (used["units"], used["units_reused"], used["unit_seconds"], used["workers"]) == (2, 0, 10.0, 1)
+    assert used["waited"] == 30.0
     run(tmp_path, {"u0": (0,), "u1": (1,), "u2": (2,)})
     used = provenance.footprint()
-    assert (used["units"], used["units_reused"], used["unit_seconds"], used["seconds_reused"]) == (5, 2, 25.0, 10.0)
+    assert (used["units"], used["units_reused"], used["unit_seconds"], used["waited"]) == (5, 2, 25.0, 45.0)
 
 
 def test_units_lie_below_the_output_and_by_default_in_the_project():

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from lib import ROOT
 from lib.reporting.claims import agreement, evidence, verdicts
 from lib.reporting.claims.populations import EVERYTHING
 from lib.reporting.claims.populations import PAPERS as PAPERS
@@ -123,7 +124,9 @@ def check(
     registry = load_registry() if registry is None else registry
     claims = [claim for claim in registry if claim.notebook == notebook]
     if scores is None:
-        missing = Finding("not run", needs or f"{notebook} has not been run: make reproduce ONLY={notebook}")
+        written = (ROOT / "notebooks" / f"{notebook}.ipynb").exists()
+        how = f"has not been run: make reproduce ONLY={notebook}" if written else "is still to be written"
+        missing = Finding("not run", needs or f"{notebook} {how}")
         questions = [Question(claim, "", "any", EVERYTHING, claim.test) for claim in claims]
         return pd.DataFrame([_row(each, missing, setting, "") for each in questions], columns=COLUMNS)
     questions = asked(claims, scores)

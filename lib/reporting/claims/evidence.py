@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from lib.reporting.claims.questions import Question, conditions
+from lib.reporting.claims.questions import Question, conditions, unit_of
 from lib.reporting.splits import overlapping_p
 from lib.reporting.statistics import RESAMPLES, change, holm, needed_n, paired, sign_flip
 from lib.reporting.stored import StoredScores, cells_of, portions, select
@@ -110,13 +110,6 @@ def cell_names(table: pd.DataFrame, columns: list[str]) -> pd.Categorical:
     firsts = table[columns][~cell.duplicated()].itertuples(index=False)
     names = [" ".join(map(str, key)) or "all" for key in firsts]
     return pd.Categorical.from_codes(cell, names).reorder_categories(sorted(names))
-
-
-def unit_of(test: dict, scores: pd.DataFrame | StoredScores) -> str:
-    """The column whose values are independent: see `Evidence`."""
-    sides = [test.get(side, {}).get("metric", "") for side in ("a", "b", "where")]
-    adjusted = any("_adjusted" in str(metric) for metric in sides)
-    return "group" if adjusted and "group" in scores.columns else "image"
 
 
 def _compare(question: Question, scores: pd.DataFrame | StoredScores) -> Evidence:

@@ -8,7 +8,7 @@ from lib.models.twins import TWINS
 from lib.models.zoo import NETWORKS
 from lib.reporting.stored import StoredScores, cells_of, select
 
-KINDS_OF_DATA = ("photographs", "digits", "image sets", "table", "made-up inputs")
+KINDS_OF_DATA = ("photographs", "digits", "image sets", "table", "generated table", "made-up inputs")
 SETS = {"mnist": "digits", "fashion": "digits", "gtsrb": "image sets", "flower": "image sets"}
 
 

@@ -34,6 +34,13 @@ def conditions(test: dict, scores: pd.DataFrame | StoredScores, protocol: str) -
     return {**({"mode": protocol} if "mode" in scores.columns else {}), **test.get("where", {})}
 
 
+def unit_of(test: dict, scores: pd.DataFrame | StoredScores) -> str:
+    """The column whose values are independent: see `lib.reporting.claims.evidence.Evidence`."""
+    sides = [test.get(side, {}).get("metric", "") for side in ("a", "b", "where")]
+    adjusted = any("_adjusted" in str(metric) for metric in sides)
+    return "group" if adjusted and "group" in scores.columns else "image"
+
+
 def asked(claims: list[Claim], scores: pd.DataFrame | StoredScores) -> list[Question]:
     """All questions that a notebook's claims put to its table, in the registry's order, corrected before released."""
     protocols = sorted(cells_of(scores)["mode"].unique()) if "mode" in scores.columns else ["corrected"]

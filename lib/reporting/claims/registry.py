@@ -11,13 +11,13 @@ from lib.store.files import read_yaml
 PROTOCOLS = ("corrected", "released")
 FIELDS = {"statement": str, "notebook": str, "published": str, "protocols": list, "test": dict}
 FIELDS |= {"whose": str, "added": str, "headline": str, "untestable": dict, "as_published": dict}
-SOURCES = ("abstract", "summary", "common", "code", "derived", "ours")
+SOURCES = ("text", "abstract", "summary", "common", "code", "derived", "ours")
 WHOSE = ("paper", "audit", "control", "identity")
 KINDS = {  # kind: keys it must have, keys it may have
     "order": ({"a", "b", "direction", "every"}, {"where", "change", "overlap"}),
     "share": ({"a", "b", "direction"}, {"where", "within"}),
-    "bound": ({"where", "statistic"}, {"at_most", "at_least"}),
-    "equivalence": ({"where", "margin"}, set()),
+    "bound": ({"where", "statistic"}, {"at_most", "at_least", "overlap"}),
+    "equivalence": ({"where", "margin"}, {"overlap"}),
     "exclusion": ({"where", "defined", "at_most"}, set()),
     "agree": ({"claims"}, set()),
 }

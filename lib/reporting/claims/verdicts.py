@@ -9,18 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from lib.reporting.claims.evidence import (
-    ALPHA,
-    Evidence,
-    absent_from,
-    cell_names,
-    fewest_units,
-    lacking_for,
-    unit_of,
-    words,
-)
+from lib.reporting.claims.evidence import ALPHA, Evidence, absent_from, cell_names, fewest_units, lacking_for, words
 from lib.reporting.claims.notes import images_for, images_of_cells, joined, said_of_lacking, too_few, would_decide
-from lib.reporting.claims.questions import conditions
+from lib.reporting.claims.questions import conditions, unit_of
 from lib.reporting.splits import overlapping_interval
 from lib.reporting.statistics import bootstrap, interval, paired, resampled_means
 from lib.reporting.stored import StoredScores, select
@@ -33,6 +24,7 @@ NOT_TESTABLE = "not testable here"
 class Finding:
     """What a test found: `holds`, `fails`, `inconclusive`, `not testable here` or `not run`, and the numbers beside it.
 
+    n: how many images, or splits, or for an exact claim, which has no interval, checks
     cells, cells_won: how many cells the mean is over, and how many of them have the claimed direction
     every: whether the claim holds in every cell, where that is what the paper says
     """
@@ -146,14 +138,13 @@ def bound(test: dict, scores: pd.DataFrame | StoredScores, protocol: str, found:
     notes = [f"bound {limit:g}", f"{undefined} undefined" if undefined else "", *said_of_lacking(lacking)]
     if test["statistic"] == "max":
         beyond = rows["value"] > limit if upper else rows["value"] < limit
-        n = rows["image"].nunique() if "image" in rows else len(rows)
         worst = rows["value"].max() if upper else rows["value"].min()
         notes.insert(0, f"worst of {len(rows)} checks, {beyond.sum()} beyond the bound")
         holds = "inconclusive" if lacking else "holds"
-        return Finding("fails" if undefined or beyond.any() else holds, joined(notes), worst, n=n)
+        return Finding("fails" if undefined or beyond.any() else holds, joined(notes), worst, n=len(rows))
     if undefined == len(rows):
         return not_run([f"defined values with {words(where)}"])
-    numbers, n, units = _mean(rows, unit_of(test, scores), seed)
+    numbers, n, units = _mean(rows, test, seed)
     mean, low, high = numbers
     outcome = "inconclusive"
     if units < FEWEST:
@@ -179,9 +170,8 @@ def equivalence(test: dict, scores: pd.DataFrame | StoredScores, protocol: str, 
     rows, margin = select(scores, where), test["margin"]
     if rows["value"].isna().all():
         return not_run([f"defined values with {words(where)}"])
-    unit = unit_of(test, scores)
-    (mean, low, high), n, units = _mean(rows, unit, seed)
-    (_, inner, outer), *_ = _mean(rows, unit, seed, level=1 - 2 * ALPHA)
+    (mean, low, high), n, units = _mean(rows, test, seed)
+    (_, inner, outer), *_ = _mean(rows, test, seed, level=1 - 2 * ALPHA)
     notes, outcome = [f"margin {margin:g}, 90 % interval {inner:.3g} to {outer:.3g}"], "inconclusive"
     notes += said_of_lacking(absent_from(scores, where))
     if units < FEWEST:
@@ -196,10 +186,15 @@ def equivalence(test: dict, scores: pd.DataFrame | StoredScores, protocol: str, 
     return Finding(outcome, joined(notes), mean, low, high, n)
 
 
-def _mean(rows: pd.DataFrame, unit: str, seed: int, level: float = 0.95) -> tuple[tuple, int, int]:
-    used = rows.dropna(subset="value")
-    numbers = interval(used["value"], clusters=used[unit], seed=seed, level=level)
-    return numbers, used["image"].nunique(), used[unit].nunique()
+def _mean(rows: pd.DataFrame, test: dict, seed: int, level: float = 0.95) -> tuple[tuple, int, int]:
+    used, unit = rows.dropna(subset="value"), unit_of(test, rows)
+    units = used[unit].nunique()
+    if "overlap" in test and units > 1:
+        overlap = float(used[test["overlap"]].iloc[0])
+        numbers = overlapping_interval(used.groupby(unit)["value"].mean(), overlap, level=level)
+    else:
+        numbers = interval(used["value"], clusters=used[unit], seed=seed, level=level)
+    return numbers, used["image"].nunique(), units
 
 
 def exclusion(test: dict, scores: pd.DataFrame | StoredScores, protocol: str, found: None, seed: int) -> Finding:
@@ -229,10 +224,7 @@ def exclusion(test: dict, scores: pd.DataFrame | StoredScores, protocol: str, fo
     inside = [-limit <= low and high <= limit for _, low, high in shifts.values()]
     beyond = [low > limit or high < -limit for _, low, high in shifts.values()]
     largest = max(shifts, key=lambda name: abs(shifts[name][0]))
-    notes = [
-        f"largest of {len(cells)} cells, {largest}",
-        f"{sum(inside)} within {limit:g}, {sum(beyond)} beyond",
-    ]
+    notes = [f"largest of {len(cells)} cells, {largest}", f"{sum(inside)} within {limit:g}, {sum(beyond)} beyond"]
     notes += [f"{both['difference'].isna().sum()} of {len(both)} scores left out"]
     outcome, fewest = "inconclusive", min(rows["image"].nunique() for _, rows in cells)
     if fewest < FEWEST:

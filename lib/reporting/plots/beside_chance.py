@@ -89,6 +89,6 @@ def attack_panels(
         lines="attack",
         xlabel=xlabel,
         ylabel="mean over images",
-        styles={"chance": {"color": "black", "linestyle": ":"}},
+        styles={"chance": {"linestyle": ":"}},
         published=None if published is None else chance_as_line(published, metrics),
     )

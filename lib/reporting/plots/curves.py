@@ -6,12 +6,15 @@ from collections.abc import Iterable
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lib.reporting.bands import band
 from lib.reporting.plots.house import COLOURS, UNDECIDED, house, legend_above, paler, palette
 from lib.reporting.plots.names import named
 from lib.reporting.statistics import select, summary
+
+APART = 1.4  # how many times the one before a labelled tick of a logarithmic axis is at least
 
 
 def curves(x, panels: dict[str, dict[str, np.ndarray]], *, xlabel: str, ylabel: str) -> Figure:
@@ -61,9 +64,7 @@ def steps(table: pd.DataFrame, *, published: pd.DataFrame | None = None, ylabel:
             if published is not None:
                 _draw_published(axis, published[(published["metric"] == metric) & (published["path"] == path)])
             axis.set_xscale("log", base=2)
-            ticks = sorted(table["steps"].unique())
-            axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-            axis.minorticks_off()
+            _label(axis, table["steps"])
         for axis, path in zip(axes[0], paths, strict=True):
             axis.set_title(named(path))
         for axis, metric in zip(axes[:, 0], metrics, strict=True):
@@ -144,9 +145,7 @@ def curve_panels(
                 axis.axhline(level, color="black", linewidth=0.7)
             if logarithmic:
                 axis.set(xscale="log", yscale="log")
-                values = sorted(set(table[x]))
-                axis.set_xticks(values, [f"{value:g}" for value in values])
-                axis.minorticks_off()
+                _label(axis, table[x])
             if texts:
                 axis.set_xticks(range(len(texts)), texts, rotation=90, fontsize=6)
         fig.supxlabel(xlabel, fontsize=8)
@@ -165,8 +164,11 @@ def score_panels(scores: pd.DataFrame, where: dict, *, x: str, panels: str, line
 
 
 def _small_multiples(titles: Iterable, *, widest: int, one_scale: bool) -> tuple[Figure, dict]:
-    """A page's width of panels that share their scales, {title: axis}, in rows of equal length but for the last."""
-    titles = list(titles)
+    """A page's width of panels that share their scales, {title: axis}, in rows of equal length but for the last.
+
+    One panel that says so where there is nothing to draw.
+    """
+    titles = list(titles) or ["no scores"]
     rows = math.ceil(len(titles) / widest)
     columns = math.ceil(len(titles) / rows)
     width = min(7.0, 2.0 + 2.5 * columns)
@@ -180,3 +182,13 @@ def _small_multiples(titles: Iterable, *, widest: int, one_scale: bool) -> tuple
     for title, axis in panels.items():
         axis.set_title(named(title))
     return fig, panels
+
+
+def _label(axis: Axes, values: pd.Series) -> None:
+    """A tick at each value of a logarithmic x axis, without the numbers that would touch the one before."""
+    ticks, labels, last = sorted(set(values)), [], 0.0
+    for tick in ticks:
+        labels.append(f"{tick:g}" if tick >= APART * last else "")
+        last = tick if labels[-1] else last
+    axis.set_xticks(ticks, labels)
+    axis.minorticks_off()

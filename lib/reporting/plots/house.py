@@ -25,6 +25,7 @@ COLOURS = {
     "riemann_abs": "#56B4E9",
     "squared_gradient": "#009E73",
     "random": "#999999",
+    "chance": "#000000",
     "recalibrated_point": "#D55E00",
     "recalibrated_reference": "#CC79A7",
     "relu": "#009E73",
