@@ -169,6 +169,8 @@ SIZES = (
 )
 MOBILE, SMALL = ["mobilenet_v2"], ["resnet34", "mnist_cnn"]
 SMALLER = {
+    "cross_matrix": {"networks": MOBILE, "limit": 4, "group": 2, "points": 4, "ratios": 1, "insertion_steps": 2}
+    | {"information_points": 3, "fractions": [0.5], "draws": 3},
     "idgi_axioms": {"limit": 1},
     "idgi_benchmark": {"steps": 2, "sweep": [1], "group": 1}
     | {f"{which}networks": MOBILE for which in ("", "sweep_", "released_", "webp_", "defect_")},
