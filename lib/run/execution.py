@@ -18,6 +18,7 @@ from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpec
 
 from lib import InputError, MissingData
+from lib.reporting.rendered import plain_table
 from lib.run.cluster import ONE_THREAD
 from lib.run.live import Line
 from lib.run.notebooks import read_notebook
@@ -145,7 +146,9 @@ def execute(
 
 
 def publishable(document: nbformat.NotebookNode, private: Mapping[str, str]) -> str:
-    """The notebook as text, without times, progress, empty streams, the footprint cell and paths of this machine."""
+    """The notebook as text, without times, progress, empty streams, the footprint cell and paths of this machine, and
+    with tables that take less room.
+    """
     document.cells = [cell for cell in document.cells if cell.source != FOOTPRINT]
     for holder in (document, *document.cells):
         holder.metadata.pop("papermill", None)
@@ -155,6 +158,8 @@ def publishable(document: nbformat.NotebookNode, private: Mapping[str, str]) -> 
             for out in cell.outputs:
                 if out.output_type == "stream" and out.name == "stderr":
                     out.text = _without_progress(out.text)
+                if "text/html" in out.get("data", {}):
+                    out.data["text/html"] = plain_table(out.data["text/html"])
             cell.outputs = [out for out in cell.outputs if out.output_type != "stream" or out.text.strip()]
     return json.dumps(_scrub(document, private), indent=1, ensure_ascii=False, sort_keys=True) + "\n"
 

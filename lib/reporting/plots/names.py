@@ -1,6 +1,8 @@
 """What figures call the keys of a table: one name per path, rule, metric, attack, network, data set and mode."""
 
 RULES = {
+    "tangents": "tangents",  # a defect of the released code, as are those of two words
+    "PNG": "PNG",
     "riemann": "base",
     "idgi": "base + IDGI",
     "riemann_abs": "|base|",
@@ -132,6 +134,9 @@ METRICS = {
     "crossing_off": "off the crossing",
     "deficit": "deficit of ROC-AUC",
     "diffid_gain": "gain in DiffID",
+    "diffid_samples": "DiffID, fewer samples",
+    "diffid_neighbourhoods": "DiffID, other neighbourhoods",
+    "identity_error": "insertion − deletion − DiffID",
     "apart_from_input_x_gradient": "distance to input × gradient",
     "bias_cost": "share of the biases",
     "room": "what idle columns cost",
@@ -179,7 +184,10 @@ SUFFIXES = {  # of a metric's key, and what they add to its name
     "_adjusted": ", adjusted",
     "_chance": ", chance level",
     "_advantage": ", gain of training",
+    "_gain": ", gain",
     "_moved": ", moved",
+    "_moved_riemann": ", moved, base",
+    "_moved_idgi": ", moved, IDGI",
     "_perturbed": ", after the perturbation",
     "_double": ", in float64",
     "_per_doubling": ", per doubling of references",
@@ -203,7 +211,13 @@ NETWORKS = {
     "mnist_cnn_pgd": "digit CNN, PGD-trained",
     "rar_flower": "RAR network, flowers",
 }
-DATA = {"digits": "digits", "photographs": "photographs", "mnist_5k": "5,000 digits of MNIST"}
+DATA = {
+    "table": "table",
+    "published": "published",
+    "digits": "digits",
+    "photographs": "photographs",
+    "mnist_5k": "5,000 digits of MNIST",
+}
 TRAININGS = {"natural": "natural", "rar": "RAR", "ig_norm": "IG-NORM", "ig_sum_norm": "IG-SUM-NORM"}
 TRAININGS |= {"fine-tuned": "fine-tuned"}
 PENALTIES = {
