@@ -139,6 +139,8 @@ def test_names_are_unambiguous_and_unknown_ones_stay():
         ("top_k_chance", "top-k intersection, chance level"),
         ("lens_recall_div_3_adjusted", "LENS recall-div, w = 3, adjusted"),
         ("spearman_chance_advantage", "rank correlation, chance level, gain of training"),
+        ("insertion_gain", "insertion, gain"),
+        ("aic_png_moved_idgi", "AIC, entropy, moved, IDGI"),
         ("made_up_chance", "made_up_chance"),
     ],
 )

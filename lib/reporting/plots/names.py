@@ -3,6 +3,8 @@
 from lib.reporting.plots.setting_names import DATA, DENSITY, NETWORKS, PENALTIES, TRAININGS
 
 RULES = {
+    "tangents": "tangents",  # a defect of the released code, as are those of two words
+    "PNG": "PNG",
     "riemann": "base",
     "idgi": "base + IDGI",
     "riemann_abs": "|base|",
@@ -138,6 +140,9 @@ METRICS = {
     "crossing_off": "off the crossing",
     "deficit": "deficit of ROC-AUC",
     "diffid_gain": "gain in DiffID",
+    "diffid_samples": "DiffID, fewer samples",
+    "diffid_neighbourhoods": "DiffID, other neighbourhoods",
+    "identity_error": "insertion − deletion − DiffID",
     "apart_from_input_x_gradient": "distance to input × gradient",
     "bias_cost": "share of the biases",
     "room": "what idle columns cost",
@@ -198,7 +203,10 @@ SUFFIXES = {  # of a metric's key, and what they add to its name
     "_adjusted": ", adjusted",
     "_chance": ", chance level",
     "_advantage": ", gain of training",
+    "_gain": ", gain",
     "_moved": ", moved",
+    "_moved_riemann": ", moved, base",
+    "_moved_idgi": ", moved, IDGI",
     "_perturbed": ", after the perturbation",
     "_double": ", in float64",
     "_per_doubling": ", per doubling of references",

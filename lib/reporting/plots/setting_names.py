@@ -19,7 +19,13 @@ NETWORKS = {
     "mnist_cnn_pgd": "digit CNN, PGD-trained",
     "rar_flower": "RAR network, flowers",
 }
-DATA = {"digits": "digits", "photographs": "photographs", "mnist_5k": "5,000 digits of MNIST"}
+DATA = {
+    "table": "table",
+    "published": "published",
+    "digits": "digits",
+    "photographs": "photographs",
+    "mnist_5k": "5,000 digits of MNIST",
+}
 TRAININGS = {"natural": "natural", "rar": "RAR", "ig_norm": "IG-NORM", "ig_sum_norm": "IG-SUM-NORM"}
 TRAININGS |= {"fine-tuned": "fine-tuned"}
 PENALTIES = {
