@@ -98,7 +98,7 @@ def attacked(
                 how = _attack(aim, size, each * level, iterations, k, measure, radii[0])
                 x = of.x if alone else _perturbed(of, right, method, aim, size, how, smooth, seed)
                 scores = _scores(of, right, method, clean, x, k, radii)
-                scores["amplitude"] = ((x - of.x).abs().flatten(1).mean(1) / level).where(right, torch.nan)
+                scores["amplitude"] = ((x - of.x).abs().flatten(1).mean(1) / level).where(right & ~alone, torch.nan)
                 parts.append(_rows(of, scores).assign(method=name, attack=aim, epsilon=epsilon, step=each))
     about = {"model": of.network.name, "k": k, "data": _data(of), "iterations": iterations, "measure": measure}
     return pd.concat(parts, ignore_index=True).assign(**about)

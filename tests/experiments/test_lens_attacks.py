@@ -67,6 +67,8 @@ def test_images_that_the_network_gets_wrong_are_not_attacked(of, rows):
     asked = ASKED | {"methods": ["gradient"], "attacks": ["top_k"], "radii": [1]}
     still = lens_attacks.attacked(lambda: wrong, **asked)
     assert still["value"].isna().all() and set(still["metric"]) == {"top_k", "amplitude"}
+    wrong.target[0] = of.target[0]  # right, but alone: not attacked either
+    assert lens_attacks.attacked(lambda: wrong, **asked)["value"].isna().all()
 
 
 def test_the_strength_of_an_attack_is_in_its_rows_and_bounds_what_it_moves(of, rows):
