@@ -133,7 +133,7 @@ RECORDS = (
         "one point is the image",
         Place(RECALIBRATION, IG_SG, 42),
         "t_tensor = torch.cat([torch.Tensor([1.0]) for _ in range(batch_size*self.bg_size)])",
-        "puts the only point of a line at its end, where nothing remains of the way: every re-calibrated map is 0",
+        "puts the only point of a line at its end, where no way remains: every map re-calibrated by point is 0",
         "put it in the middle",
         "sum of a re-calibrated map where half of a rise by 3 remains",
         'Lines(grid="linspace"); Lines(grid="midpoint")',

@@ -65,7 +65,8 @@ def leaders(of: Ranked) -> pd.DataFrame:
 
     Returns the contestants' columns, metric, mean (score), rank (1 is best, equal ones share the mean of their ranks),
     low and high (its 95 % percentile interval), first and top_three (shares of the resamples in which nobody, or fewer
-    than three, are better) and winner: first in at least 95 % of them, where there are images enough to decide at all.
+    than three, are better) and winner: first, and alone there, in at least 95 % of them, where there are images enough
+    to decide at all. The share of each metric stands for itself: it is not corrected for the number of metrics.
     """
     parts = []
     for number, metric in enumerate(of.metrics):
@@ -76,7 +77,7 @@ def leaders(of: Ranked) -> pd.DataFrame:
         first, low_high = (better == 1).mean(0), np.quantile(ranks, [0.025, 0.975], axis=0)
         part = of.contestants.assign(metric=metric, mean=of.means[number])
         part = part.assign(rank=part["mean"].rank(ascending=False), low=low_high[0], high=low_high[1])
-        winner = (first >= CERTAIN) & (of.images >= ENOUGH)
+        winner = ((ranks == 1).mean(0) >= CERTAIN) & (of.images >= ENOUGH)  # equal ones share the mean of their ranks
         parts.append(part.assign(first=first, top_three=(better <= 3).mean(0), winner=winner))
     return pd.concat(parts, ignore_index=True)
 

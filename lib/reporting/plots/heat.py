@@ -1,6 +1,7 @@
 """A table of numbers as colours."""
 
 from collections.abc import Collection
+from textwrap import fill
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -17,22 +18,24 @@ def heat_map(
 ) -> Figure:
     """Each cell's number and its colour, under the names of the columns; what is not defined stays white.
 
+    Red is below the middle of the span, blue above it.
+
     table: numbers; the levels of its index are joined into the names of rows, and a line parts rows whose first level
-    differs;  label: of the colour bar;  span: its ends. Where they are of opposite sign, colours diverge around 0
+    differs;  label: of the colour bar;  span: its ends
     marked: (row, column) of the table whose cells get a frame
     """
-    diverging = span[0] < 0 < span[1]
     rows = [row if isinstance(row, tuple) else (row,) for row in table.index]
-    columns = [named(column) for column in table.columns]
+    columns = [fill(named(column), 18) for column in table.columns]
     with house():
-        size = (2.6 + 0.42 * len(columns), 0.5 + 0.16 * len(rows) + 0.06 * max(map(len, columns)))
+        longest = max(len(line) for column in columns for line in column.splitlines())
+        size = (2.3 + 0.37 * len(columns), 0.4 + 0.135 * len(rows) + 0.06 * longest)
         fig, axis = plt.subplots(figsize=size)
         seaborn.heatmap(
             table.astype(float),
             ax=axis,
             vmin=span[0],
             vmax=span[1],
-            cmap="RdBu_r" if diverging else "cividis",
+            cmap="RdBu",
             annot=True,
             fmt=form,
             annot_kws={"fontsize": 5.5},
@@ -46,7 +49,7 @@ def heat_map(
                 axis.axhline(place, color="black", linewidth=0.8)
         for row, column in marked:
             corner = table.columns.get_loc(column), table.index.get_loc(row)
-            axis.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor="#D55E00", linewidth=1.6))
+            axis.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor="black", linewidth=1.6))
         axis.set(xlabel="", ylabel="")
         axis.tick_params(length=0)
         axis.tick_params(axis="x", labelrotation=90)
