@@ -4,17 +4,21 @@ All methods explain the same scalar on the same photographs, the published ones 
 are of the photographs that the network classifies correctly.
 """
 
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path as Folder
 from types import FunctionType
 
 import pandas as pd
+import torch
 from torch import Tensor
 
 from lib import InputError, nearest
-from lib.attribution import Path, Rule, attribute
+from lib.attribution import Node, Path, Rule, attribute
+from lib.attribution.arguments import whole_fields
+from lib.attribution.nodes import Probe, Stop, prescribed
+from lib.attribution.paths import interval_shares
 from lib.data.imagenet import Photograph, load_image
 from lib.experiments.cross import Pictured
 from lib.experiments.cross_paths import combinations, ways
@@ -40,6 +44,43 @@ OWN = "own"  # the path of methods of one's own in the tables; their names are t
 SCORED = {metric: metric not in SMALLER_IS_BETTER for metric in sum(FAMILIES.values(), ()) if "sanity" not in metric}
 
 Method = tuple[Path | Callable[[Subject], Path], Rule | Callable]
+
+
+@dataclass(frozen=True, eq=False)
+class Through(Path):
+    """A path given by its points alone: at(x, share) are the images x (B, C, H, W) on their way, at share 1 x itself.
+
+    The shares are 0, 1/n, …, 1, n = `steps`; every rule for intervals goes with it.
+    Raises InputError for `steps` below 1, and for points of another shape or a way that ends elsewhere.
+
+    >>> from lib.attribution import Riemann
+    >>> x, faster = torch.tensor([[[[0.2, 0.6]]]]), Through(lambda x, share: share**2 * x, steps=4)
+    >>> attribute(lambda x: x.flatten(1), x, 1, path=faster, rules={"ig": Riemann()}, objective="logit")["ig"]
+    tensor([[[[0.0000, 0.6000]]]])
+    """
+
+    at: Callable[[Tensor, float], Tensor]
+    steps: int = 32
+
+    def __post_init__(self):
+        whole_fields(self, "steps")
+
+    def ends(self, x: Tensor) -> Iterator[tuple[float, Tensor]]:
+        yield 1.0, self._point(x, 0)
+
+    def nodes(self, x: Tensor, probe: Probe) -> Iterator[Node]:
+        if not torch.allclose(self._point(x, self.steps), x, atol=1e-5):
+            raise InputError("the path does not end at the image; give a function that returns x where share is 1")
+        shares, begin = interval_shares(self.steps), partial(self._point, x, 0)
+        stops = [Stop(k, partial(self._point, x, k), k, share, begin) for k, share in enumerate(shares)]
+        return prescribed(probe, x, stops)
+
+    def _point(self, x: Tensor, k: int) -> Tensor:
+        point = self.at(x, k / self.steps)
+        if not isinstance(point, Tensor) or point.shape != x.shape:
+            given = f"shape {tuple(point.shape)}" if isinstance(point, Tensor) else f"a {type(point).__name__}"
+            raise InputError(f"the path gives {given} at share {k / self.steps:g}; give images {tuple(x.shape)} like x")
+        return point
 
 
 def published_scores(

@@ -4,6 +4,7 @@ What is computed is computed in a thread, so that the kernel answers meanwhile, 
 """
 
 import contextlib
+import io
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -24,12 +25,14 @@ from lib.experiments.exploration import EVERY, Choice, Explored, explored, subje
 from lib.experiments.subjects import Subject, network_named
 from lib.models.zoo import NETWORKS, Network
 from lib.reporting import plots
-from lib.reporting.explorer_figures import curves_figure, maps_figure, numbers_table
+from lib.reporting.explorer_figures import curves_figure, effort, maps_figure, numbers_table
 
 RULES = ("riemann", "idgi", "recalibrated_point", "recalibrated_reference", "squared_gradient")
 PACKAGED = tuple(name for name, recipe in NETWORKS.items() if not recipe.weights.startswith("https:"))
 REFERENCES = ("black", "white", "blurred")
 SHOWN = 40  # photographs of a folder, evenly spaced
+SMALL, MANY = 88, 12  # pixels a side of the small pictures of what is chosen, and how many of them
+NATURAL = {"max_width": "100%", "align_self": "flex-start", "flex": "none"}  # of pictures, which are not stretched
 ANSWERS = ("first", "second", "third", "fourth", "fifth")
 
 
@@ -85,10 +88,13 @@ class Explorer(widgets.VBox):
         self.rules = widgets.SelectMultiple(description="rules", **listed, layout=rows, style=style)
         ends = {"min": 2 * EVERY, "max": 256, "step": EVERY, "value": first.steps, "continuous_update": False}
         self.steps = widgets.IntSlider(description="steps", **ends, **look)
+        self.small = widgets.Image(format="png", layout=widgets.Layout(**NATURAL))
+        self.picked.observe(self._preview, "value")
         self.upload.observe(self._take, "value")
+        self._preview()
         sides = [[self.network, self.path, self.reference], [self.steps, self.objective, self.answer]]
         settings = [widgets.VBox(side) for side in sides]
-        return [widgets.HBox([self.picked, self.rules]), self.upload, widgets.HBox(settings)]
+        return [widgets.HBox([self.picked, self.rules]), self.small, self.upload, widgets.HBox(settings)]
 
     def _results(self) -> list[widgets.Widget]:
         self.compute = widgets.Button(description="Compute", button_style="primary")
@@ -97,7 +103,7 @@ class Explorer(widgets.VBox):
         self.left, self.said = widgets.Label(), widgets.HTML("Choose, then press <b>Compute</b>.")
         self.maps, self.curves, self.numbers = widgets.Image(), widgets.Image(), widgets.HTML()
         for picture in (self.maps, self.curves):
-            picture.layout = widgets.Layout(max_width="100%", object_fit="contain", display="none")
+            picture.layout = widgets.Layout(**NATURAL, display="none")
         self.compute.on_click(self.start)
         self.cancel.on_click(lambda _: self.stop.set())
         buttons = widgets.HBox([self.compute, self.cancel, self.bar, self.left])
@@ -163,7 +169,17 @@ class Explorer(widgets.VBox):
         for widget, figure in ((self.maps, maps_figure(found)), (self.curves, curves_figure(found))):
             shown = plots.show(figure)
             widget.format, widget.value, widget.layout.display = shown.format, shown.data, None
-        self.numbers.value = numbers_table(found).to_html(index=False, border=0)
+        table = numbers_table(found).to_html(border=0)
+        self.numbers.value = f'<div class="jp-RenderedHTMLCommon"><p>{effort(found)}</p>{table}</div>'
+
+    def _preview(self, _=None) -> None:
+        """Show small pictures of the images that are chosen."""
+        chosen, content = self.picked.value[:MANY], io.BytesIO()
+        sheet = Image.new("RGB", (max(1, len(chosen)) * (SMALL + 4), SMALL), "white")
+        for place, name in enumerate(chosen):
+            sheet.paste(ImageOps.fit(self.images[name]().convert("RGB"), (SMALL, SMALL)), (place * (SMALL + 4), 0))
+        sheet.save(content, "PNG")
+        self.small.value, self.small.layout.display = content.getvalue(), None if chosen else "none"
 
     def _take(self, change: Mapping) -> None:
         """Add the images that were uploaded to those that can be chosen, and choose them; refuse the others."""

@@ -25,12 +25,14 @@ SAME = {  # methods of one's own: the published ones that they are
     "my IG + IDGI": (Straight(8), IDGI()),
     "my Blur IG": (Blur(8), Riemann()),
     "my EG": (lambda of: Lines(of.drawn(2), 4, "closed"), Riemann()),
+    "my line": (own_rule.Through(lambda x, share: share * x, 8), Riemann()),
 }
 PUBLISHED = {
     "my IG": ("straight", "riemann"),
     "my IG + IDGI": ("straight", "idgi"),
     "my Blur IG": ("blur", "riemann"),
     "my EG": ("dataset", "riemann"),
+    "my line": ("straight", "riemann"),
 }
 
 
@@ -90,7 +92,7 @@ def test_the_same_method_has_the_same_scores(published, own, name):
 
 def test_steps_are_evaluations(own):
     steps = own[own["metric"] == "insertion"].groupby("rule")["steps"].first()
-    assert steps.to_dict() == {"my IG": 9, "my IG + IDGI": 9, "my Blur IG": 9, "my EG": 9}
+    assert steps.to_dict() == dict.fromkeys(SAME, 9)
 
 
 def test_photographs_that_the_network_gets_wrong_have_no_scores(units):
@@ -118,11 +120,19 @@ def test_a_rule_that_says_nothing_has_no_rank_correlation(units):
         ({"mine": (Riemann(), Riemann())}, "path is Riemann"),
         ({"mine": (Straight(4), "idgi")}, "rule 'mine' is a str"),
         ({"mine": (Straight(4), lambda node, following: node.grad / 0)}, "NaN or infinite"),
+        ({"mine": (own_rule.Through(lambda x, share: x / 2, 4), IDGI())}, "does not end at the image"),
+        ({"mine": (own_rule.Through(lambda x, share: x.mean(1), 4), IDGI())}, r"gives shape \(2, 12, 12\) at share 1"),
+        ({"mine": (own_rule.Through(lambda x, share: share, 4), IDGI())}, "gives a float"),
     ],
 )
 def test_what_is_no_method_is_refused_in_a_sentence(units, methods, said):
     with pytest.raises(InputError, match=said):
         own_rule.own_scores(*next(iter(units.values())), methods, **SHARED)
+
+
+def test_a_path_of_ones_own_needs_steps():
+    with pytest.raises(InputError, match="steps is 0"):
+        own_rule.Through(lambda x, share: share * x, 0)
 
 
 def test_a_path_that_no_paper_tried_is_refused(units, tmp_path):

@@ -135,8 +135,22 @@ def test_results_are_shown_and_the_buttons_are_ready_again(explorer):
     for picture in (explorer.maps, explorer.curves):
         assert Image.open(io.BytesIO(picture.value)).size > (100, 100)
         assert picture.layout.display is None
-    assert explorer.numbers.value.count("<tr") == 1 + len(explorer.found.maps)
+    assert explorer.numbers.value.partition("<tbody>")[2].count("<tr") == len(explorer.found.maps)
+    assert "The walk, shared by 3 rules: 17 evaluations for each image" in explorer.numbers.value
     assert (explorer.bar.value, explorer.compute.disabled, explorer.cancel.disabled) == (1, False, True)
+
+
+def test_what_is_chosen_is_seen_before_it_is_computed(explorer):
+    def width() -> int:
+        return Image.open(io.BytesIO(explorer.small.value)).width
+
+    one = width()
+    explorer.picked.value = explorer.picked.options[:3]
+    assert width() == 3 * one
+    explorer.picked.value = ()
+    assert explorer.small.layout.display == "none"
+    explorer.picked.value = explorer.picked.options
+    assert (width(), explorer.small.layout.display) == (module.MANY * one, None)
 
 
 def test_what_is_changed_is_computed(explorer):

@@ -46,7 +46,8 @@ def address(notebook):
     command = ["make", "explore", f"PY={sys.executable}", "WORKERS=1", f"LAB={options}"]
     own = {name: str(notebook.parent / "jupyter") for name in ("JUPYTER_CONFIG_DIR", "JUPYTERLAB_WORKSPACES_DIR")}
     how = {"cwd": ROOT, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
-    with subprocess.Popen(command, env=os.environ | own | {"JUPYTER_PREFER_ENV_PATH": "1"}, **how) as process:
+    own |= {"JUPYTER_PREFER_ENV_PATH": "1", "PYTHONPATH": str(ROOT)}  # the notebook lies elsewhere, lib is this one
+    with subprocess.Popen(command, env=os.environ | own, **how) as process:
         try:
             said = ""
             while not (found := re.search(r"http://(?:127\.0\.0\.1|localhost):(\d+)/lab\S*\?token=(\w{40,})", said)):
@@ -67,10 +68,12 @@ def page(address):
         page.set_default_timeout(MINUTE)
         page.goto(address)
         page.locator(".jp-NotebookPanel").wait_for()
-        page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]').wait_for()
+        page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()  # what is run before there is a kernel is dropped
         page.locator(".lm-MenuBar-itemLabel", has_text="Run").click()
         page.locator('.lm-Menu-itemLabel:text-is("Run All Cells")').click()
-        button(page, "Compute").wait_for()
+        failed = page.locator(".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.error']")
+        button(page, "Compute").or_(failed).first.wait_for()
+        assert button(page, "Compute").is_visible(), failed.all_inner_texts()
         yield page
         browser.close()
 
@@ -95,8 +98,13 @@ def said(page, words: str) -> None:
     page.locator(".widget-html-content").get_by_text(words).wait_for()
 
 
-def pictures(page) -> list[str]:
+def images(page) -> list[str]:
+    """Addresses of what is to be seen: the images that are chosen, maps and curves."""
     return [each.get_attribute("src") for each in page.locator("img.widget-image:visible").all()]
+
+
+def pictures(page) -> list[str]:
+    return images(page)[1:]
 
 
 def upload(page, file: Path) -> None:
@@ -106,6 +114,7 @@ def upload(page, file: Path) -> None:
 
 
 def test_choose_compute_change_upload_cancel(page, tmp_path):
+    (shown,) = images(page)
     compute(page)
     said(page, "Done in")
     first = pictures(page)
@@ -114,6 +123,7 @@ def test_choose_compute_change_upload_cancel(page, tmp_path):
 
     chosen(page, "path").select_option(label="Blur IG")
     chosen(page, "images").select_option(index=[3, 4])
+    page.wait_for_function("before => document.querySelector('img.widget-image').src != before", arg=shown)
     compute(page)
     numbers(page).get_by_text("Blur IG + IDGI").first.wait_for()
     second = pictures(page)
