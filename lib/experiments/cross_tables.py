@@ -15,6 +15,7 @@ from lib.experiments.cross_paths import ONE_LINE
 from lib.experiments.cross_scores import FAMILIES, SMALLER_IS_BETTER
 
 FAMILY = {metric: family for family, metrics in FAMILIES.items() for metric in metrics}
+RANKED_TWICE = "insertion_ratio"  # on a photograph a constant times insertion, so that both give maps the same order
 STANDING = "standing"  # the metric of a combination's mean standing, every family counting once
 CHOSEN = "chosen"  # the path, in tables, of what was chosen on other photographs
 METHODS = (
@@ -61,6 +62,8 @@ def whole_walks(scores: pd.DataFrame) -> pd.DataFrame:
 def standings(scores: pd.DataFrame) -> pd.DataFrame:
     """The rows of `whole_walks` with standings as values, and after them the rows of the metric STANDING.
 
+    Without RANKED_TWICE, whose standings are those of insertion.
+
     Ties count half. A score that is not defined has no standing, and the others are ranked without it; of no photograph
     is a single combination ranked. STANDING is the mean over families of the mean over a family's metrics, of those
     that are defined. Raises InputError where no photograph has scores.
@@ -71,6 +74,7 @@ def standings(scores: pd.DataFrame) -> pd.DataFrame:
     [['guided', 'deletion_logit', 0.0], ['blur', 'standing', 1.0]]
     """
     rows = whole_walks(scores)
+    rows = rows[rows["metric"] != RANKED_TWICE]
     if rows.empty:
         raise InputError("no network classifies any of the photographs correctly; give others or other networks")
     better = rows["value"] * np.where(rows["metric"].isin(SMALLER_IS_BETTER), -1, 1)

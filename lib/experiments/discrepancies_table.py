@@ -88,10 +88,11 @@ def overview(records: Iterable[Discrepancy], rows: pd.DataFrame) -> pd.DataFrame
     lines = []
     for each in records:
         found = means.loc[each.name].to_dict() if each.name in means.index else {}
-        score = found.get("score_released", float("nan")) - found.get("score_corrected", float("nan"))
+        score, nan = found.get("score_corrected"), float("nan")
+        moved = found.get("score_released", nan) - found.get("score_corrected", nan)
         line = {"defect": each.name, "where": each.where.text}
         line |= {"released": found.get("released"), "corrected": found.get("corrected")}
         line |= {"by hand": found.get("expected")}
         line |= {"map moved by": found.get("map_difference"), "rank correlation": found.get("map_spearman")}
-        lines.append(line | {"score moved by": score, "note": each.missing})
+        lines.append(line | {"score": score, "score moved by": moved, "note": each.missing})
     return pd.DataFrame(lines)

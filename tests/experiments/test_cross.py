@@ -206,6 +206,14 @@ def test_standings_by_hand():
     assert standing(found, STANDING) == {IG: 0.25, BLUR: (0.375 + 1) / 2, GUIDED: 0.625}
 
 
+def test_insertion_and_its_ratio_rank_alike_and_one_of_them_counts(rows, places):
+    """The ratio divides a photograph's insertion by one number."""
+    wide = rows.pivot_table(index=["image", "path", "rule"], columns="metric", values="value")
+    share = (wide["insertion_ratio"] / wide["insertion"]).groupby("image")
+    np.testing.assert_allclose(share.max(), share.min(), rtol=1e-5)
+    assert cross_tables.RANKED_TWICE in set(rows["metric"]) - set(places["metric"])
+
+
 def test_half_walks_take_no_part_in_standings():
     both = pd.concat([table({IG: 1.0, BLUR: 0.0}), table({IG: 5.0, BLUR: 9.0}, steps=4)], ignore_index=True)
     assert len(cross_tables.whole_walks(both)) == 2
@@ -226,7 +234,7 @@ def test_standings_of_all_combinations_average_one_half(places):
 def test_agreement_of_metrics_by_hand():
     up, down = {IG: 2.0, BLUR: 1.0, GUIDED: 0.0}, {IG: 0.0, BLUR: 1.0, GUIDED: 2.0}
     for other, tau in ((up, 1.0), (down, -1.0)):
-        rows = pd.concat([table(up), table(other, "insertion"), table(down, "insertion_ratio", "b")])
+        rows = pd.concat([table(up), table(other, "insertion"), table(down, "aic_png", "b")])
         found = cross_tables.accord(cross_tables.standings(rows)).set_index("image")["value"]
         assert found["a"] == pytest.approx(tau)
         assert np.isnan(found["b"])  # a single metric agrees with nothing

@@ -128,6 +128,7 @@ def test_tables_hold_each_number_once(moved, of):
     assert table.loc[first, "map moved by"] == pytest.approx(mine.mean()) and len(mine) == 2
     scores = rows[rows["metric"].str.startswith("score_")].pivot_table(index="record", columns="metric", values="value")
     for name, line in scores.iterrows():
+        assert table.loc[name, "score"] == pytest.approx(line["score_corrected"])
         assert table.loc[name, "score moved by"] == pytest.approx(line["score_released"] - line["score_corrected"])
 
 
