@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 
 import pandas as pd
@@ -43,12 +43,14 @@ class Record:
     claims       its claims.csv, see `lib.reporting.records.read_claims`
     provenance   the content of its provenance.json
     pages        {notebook: link to its page, from the page of claims}
+    copies       {notebook: link to the executed notebook itself}
     """
 
     profile: str
     claims: pd.DataFrame
     provenance: dict
     pages: dict[str, str]
+    copies: dict[str, str] = field(default_factory=dict)
 
 
 def claim_entry(
@@ -131,7 +133,7 @@ def _about(metric: str, data: str, own_network: bool, protocol: str) -> str:
 
 
 def _check(claim: Claim, record: Record) -> dict:
-    """The command that checks a claim, its minutes, and the executed notebook's page."""
+    """The command that checks a claim, its minutes, and the executed notebook and its page."""
     used = record.provenance.get(claim.notebook, {})
     option = OPTIONS.get(record.profile, f" PROFILE={record.profile}")
     minutes = (
@@ -139,5 +141,6 @@ def _check(claim: Claim, record: Record) -> dict:
         if "seconds" in used
         else ""
     )
-    page = record.pages.get(claim.notebook, "")
-    return {"profile": record.profile, "command": f"make claim-{claim.id}{option}", "minutes": minutes, "page": page}
+    command = f"make claim-{claim.id}{option}"
+    links = {"page": record.pages.get(claim.notebook, ""), "copy": record.copies.get(claim.notebook, "")}
+    return {"profile": record.profile, "command": command, "minutes": minutes, **links}

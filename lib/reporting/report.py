@@ -40,5 +40,9 @@ def _record(profile: str, folder: Path, here: Path) -> Record | None:
     if not table.exists() or list(claims := read_claims(table)) != COLUMNS:
         return None
     beside = "" if folder == here else f"../{profile}/"
-    pages = {path.stem: f"{beside}pages/{path.name}" for path in sorted((folder / "pages").glob("*.html"))}
-    return Record(profile, claims, read_provenance(folder), pages)
+    kinds = (("pages", "html"), ("notebooks", "ipynb"))
+    pages, copies = (
+        {path.stem: f"{beside}{where}/{path.name}" for path in sorted((folder / where).glob(f"*.{kind}"))}
+        for where, kind in kinds
+    )
+    return Record(profile, claims, read_provenance(folder), pages, copies)

@@ -36,16 +36,15 @@ def reviewing_blocks(
 
 
 def reproducibility(claim: Claim, data: str, registry: list[Claim]) -> str:
-    """What becomes of a claim's number on another kind of processor: "deterministic", "stochastic (by what)", or
-    "by the clock".
+    """What becomes of a claim's number on another kind of processor: "deterministic" or "stochastic (by what)".
 
     Rounding differs between kinds of processors. By the claim's test and the data of the verdict alone:
 
-    by the clock   the test selects seconds
     deterministic  the test is an exact one (an identity or a count within a bound), and names no data of which networks
                    are trained on the spot; or nothing on the way to the number amplifies rounding
-    stochastic     something does: networks trained on the spot (of all data but photographs), attacks (the test names
-                   some), or a path of BRANCHING (the test names it, or is about all papers together)
+    stochastic     the test selects seconds (clock), or something amplifies rounding: networks trained on the spot (of
+                   all data but photographs), attacks (the test names some), or a path of BRANCHING (the test names it,
+                   or is about all papers together)
 
     >>> test = {"kind": "order", "a": {"path": "guided"}, "b": {"path": "straight"}, "where": {"metric": "insertion"}}
     >>> claim = Claim("C1", "idgi", "Guided IG is better.", "text", "nb", test)
@@ -56,7 +55,7 @@ def reproducibility(claim: Claim, data: str, registry: list[Claim]) -> str:
     tests = [of[name] for name in claim.test.get("claims", ())] or [claim.test]
     parts = [test[side] for test in tests for side in SIDES if side in test]
     if any(map(selects_seconds, tests)):
-        return "by the clock"
+        return "stochastic (clock)"
     data = data or next((kind for part in parts for kind in _listed(part.get("data", ()))), "")
     exact = claim.test.get("statistic") == "max"
     paths = {path for part in parts for path in _listed(part.get("path", ()))}

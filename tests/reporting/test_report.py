@@ -7,6 +7,7 @@ import math
 import re
 from html.parser import HTMLParser
 
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
@@ -277,6 +278,19 @@ def test_a_record_beside_is_shown_if_it_has_the_columns_of_today(tmp_path):
     report.build("laptop", tmp_path, registry=REGISTRY)
     html = (tmp_path / "results" / "laptop" / "report.html").read_text(encoding="utf-8")
     assert item(html, "C1")[1][0] == ["on", "laptop"]
+
+
+def test_a_claim_leads_to_its_executed_notebook_which_is_there_where_its_page_is_not(tmp_path):
+    for profile in ("sample", "laptop"):
+        folder = tmp_path / "results" / profile / "notebooks"
+        folder.mkdir(parents=True)
+        nbformat.write(nbformat.v4.new_notebook(), folder / "nb.ipynb")
+    verdicts().to_csv(tmp_path / "results" / "sample" / "claims.csv", index=False)
+    report.build("laptop", tmp_path, registry=REGISTRY)
+    links = Page((tmp_path / "results" / "laptop" / "report.html").read_text(encoding="utf-8")).links
+    there = {"../sample/notebooks/nb.ipynb", "notebooks/nb.ipynb", "pages/nb.html"}
+    assert {link for link in links if "nb." in link} == there
+    assert all((tmp_path / "results" / "laptop" / link).exists() for link in there)
 
 
 def claim_lines(block):

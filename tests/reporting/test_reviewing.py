@@ -35,7 +35,7 @@ def claim(name="C1", **test) -> Claim:
         (ORDER | {"b": {"path": "adversarial"}}, "digits", "stochastic (training, AGI)"),
         (ORDER | {"where": {"metric": "insertion"}}, "table", "stochastic (training)"),
         (ORDER | {"a": {"attack": "random1"}, "b": {"attack": "top_k"}}, "photographs", "stochastic (attack)"),
-        (ORDER | {"where": {"metric": "seconds"}}, "digits", "by the clock"),
+        (ORDER | {"where": {"metric": "seconds"}}, "digits", "stochastic (clock)"),
         (EXACT | {"where": {"path": "guided", "metric": "completeness"}}, "", "deterministic"),
         (EXACT | {"where": {"metric": "crossing_off", "data": "table"}}, "", "stochastic (training)"),
         ({"kind": "agree", "claims": ["C2"]}, "photographs", "stochastic (Guided IG)"),
@@ -53,7 +53,7 @@ def test_what_is_about_all_papers_together_is_about_all_paths():
 
 def test_the_claims_by_the_clock_are_those_that_are_not_compared():
     registry = load_registry()
-    labelled = {each.id for each in registry if reproducibility(each, "photographs", registry) == "by the clock"}
+    labelled = {each.id for each in registry if reproducibility(each, "photographs", registry) == "stochastic (clock)"}
     assert labelled == {*timed_claims(ROOT / "params" / "claims.yaml")} != set()
 
 
