@@ -142,5 +142,5 @@ def _check(claim: Claim, record: Record) -> dict:
         else ""
     )
     command = f"make claim-{claim.id}{option}"
-    links = {"page": record.pages.get(claim.notebook, ""), "copy": record.copies.get(claim.notebook, "")}
+    links = {"page": record.pages.get(claim.notebook, ""), "executed": record.copies.get(claim.notebook, "")}
     return {"profile": record.profile, "command": command, "minutes": minutes, **links}
