@@ -20,6 +20,7 @@ WORDS = {  # of rules, for the name of the path
     "recalibrated_reference": "{}, re-calibrated by reference",
 }
 AHEAD, BEHIND, UNDECIDED = "ahead", "behind", "undecided"
+FEWEST = 6  # images: of fewer, even the exact sign-flip test has no p below .05
 
 
 def method_name(path: str, rule: str) -> str:
@@ -46,11 +47,11 @@ def against(scores: pd.DataFrame, mine: str, metrics: Mapping[str, bool] = SCORE
     scores: of `by_method`; metrics: {metric: whether more is better}. Differences of the others are turned, so that a
     positive one always speaks for `mine`.
     Returns one row per rival and metric: mean, low, high, n, excluded, and `standing`, which is "undecided" where the
-    interval contains 0. Intervals are of one comparison each: of twenty, one excludes 0 by chance.
+    interval contains 0. Intervals are of one comparison each: of twenty, one excludes 0 by chance. Fewer than FEWEST
+    images have no interval (NaN) and decide nothing.
     Raises InputError for a method that has no rows.
 
-    >>> values = {("a", "x"): 1.0, ("b", "x"): 2.0, ("a", "y"): 3.0, ("b", "y"): 4.0}
-    >>> rows = [(image, "net", method, "m", value) for (image, method), value in values.items()]
+    >>> rows = [(image, "net", method, "m", 2.0 * k) for image in "abcdef" for k, method in enumerate("xy")]
     >>> scores = pd.DataFrame(rows, columns=["image", "model", "method", "metric", "value"])
     >>> against(scores, "x", {"m": False})[["rival", "mean", "standing"]].values.tolist()
     [['y', 2.0, 'ahead']]
@@ -66,6 +67,7 @@ def against(scores: pd.DataFrame, mine: str, metrics: Mapping[str, bool] = SCORE
         if rival != mine
     ]
     table = pd.concat(found, ignore_index=True)
+    table.loc[table["n"] < FEWEST, ["low", "high"]] = float("nan")
     standing = pd.Series(UNDECIDED, index=table.index)
     return table.assign(standing=standing.mask(table["low"] > 0, AHEAD).mask(table["high"] < 0, BEHIND))
 

@@ -5,7 +5,7 @@ import pytest
 
 from lib import InputError
 from lib.experiments.own_rule import OWN, SCORED
-from lib.reporting.rivals import against, by_method, counted_standings, method_name, rivals_figure
+from lib.reporting.rivals import FEWEST, against, by_method, counted_standings, method_name, rivals_figure
 
 IMAGES = [f"image {n}" for n in range(8)]
 
@@ -56,6 +56,16 @@ def test_better_is_positive_whether_more_is_better_or_less(table):
 def test_the_other_side_is_behind(scores):
     rows = against(by_method(scores), "IG").set_index(["rival", "metric"])
     assert (rows.loc["mine", "standing"] == "behind").all()
+
+
+def test_a_handful_of_images_decides_nothing(scores):
+    rows = against(by_method(scores[scores["image"].isin(IMAGES[: FEWEST - 1])]), "mine")
+    assert (rows["standing"] == "undecided").all()
+    assert rows[["low", "high"]].isna().all(None)
+    assert rows.loc[rows["rival"] == "IG", "mean"].tolist() == pytest.approx([0.1, 0.1])
+    assert rivals_figure(rows, ["insertion"], mine="mine").axes  # means without intervals
+    enough = against(by_method(scores[scores["image"].isin(IMAGES[:FEWEST])]), "mine")
+    assert (enough.loc[enough["rival"] == "IG", "standing"] == "ahead").all()
 
 
 def test_standings_are_counted_by_metric(table):
