@@ -236,6 +236,9 @@ def test_on_paper_there_are_claims_and_no_controls(site, visit):
     page.emulate_media(media="print")
     assert not page.locator("form").is_visible() and page.locator("#E1 summary").is_visible()
     assert page.pdf()[:4] == b"%PDF"
+    page.set_viewport_size({"width": 718, "height": 1000})  # A4 between its margins
+    beyond = "[...document.querySelectorAll('table')].filter((t) => t.getBoundingClientRect().right > 719)"
+    assert page.evaluate(f"{beyond}.map((t) => t.parentElement.ariaLabel)") == []
 
 
 def test_a_notebooks_page_shows_formulas_and_figures_from_the_record_alone(site, visit):
