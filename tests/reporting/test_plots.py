@@ -254,6 +254,16 @@ def test_stages_are_drawn_at_equal_distances_and_named_below_every_column():
     assert {label.get_rotation() for label in figure.axes[4].get_xticklabels()} == {90}
 
 
+@pytest.mark.parametrize("logarithmic", [False, True])
+def test_a_single_x_has_points_beside_each_other_with_their_intervals(logarithmic):
+    figure = draw_curves(curve_table([0.5]), logarithmic=logarithmic)
+    axis = figure.axes[1]
+    assert [text.get_text() for text in figure.axes[-1].get_xticklabels()] == ["0.5"]
+    assert [list(line.get_xdata()) for line in axis.lines] == [[-0.3], [0.3]]
+    ends = [segment[:, 1].tolist() for part in axis.collections for segment in part.get_segments()]
+    assert sorted(ends) == [pytest.approx([0.02, 0.12]), pytest.approx([0.13, 0.23])]  # .07 and .18
+
+
 def test_published_curves_are_dotted_hollow_and_in_their_own_panel():
     published = pd.DataFrame({"metric": "ssim", "rule": "riemann", "stage": [5, 1], "value": [0.9, 0.8]})
     figure = draw_curves(curve_table([1, 3, 5]), published=published)

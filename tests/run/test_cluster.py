@@ -293,6 +293,15 @@ def test_a_cluster_that_is_there_is_joined(two, tmp_path):
         assert len(run(tmp_path)) == 12
 
 
+def test_clients_of_a_run_are_not_told_totals_in_place_of_workers():
+    before = dict(os.environ)
+    with at_address("tcp://127.0.0.1:1"):
+        asked = "import dask, distributed; print(dask.config.get('distributed.client.scheduler-info-interval'))"
+        said = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == "24h"
+    assert dict(os.environ) == before
+
+
 def test_one_worker_is_this_process_and_none_is_refused(monkeypatch):
     monkeypatch.delenv(workers.ADDRESS, raising=False)
     with workers_for(1) as said:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from numbers import Real
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -105,7 +106,8 @@ def curve_panels(
     """Curves with 95 % bands as small multiples, under a legend; published curves beside ours.
 
     table: columns mean, low, high, as `statistics.summary` returns them, and the columns named by
-        x (numbers, or texts, which are drawn at equal distances in their order of appearance),
+        x (numbers, or texts, which are drawn at equal distances in their order of appearance; a single one: points
+        beside each other with their intervals),
         panels and lines (one panel and one line per value, in their order of appearance)
     styles: {value of `lines`: keywords of `Axes.plot`}, e.g. {"riemann_abs": {"linestyle": "--"}}
     published: columns x, panels, lines and value, drawn dotted and paler with hollow markers
@@ -114,9 +116,12 @@ def curve_panels(
     logarithmic: both axes
     """
     published = table.iloc[:0].assign(value=[]) if published is None else published
-    texts = [] if pd.api.types.is_numeric_dtype(table[x]) else list(dict.fromkeys([*table[x], *published[x]]))
+    at_all = list(dict.fromkeys([*table[x], *published[x]]))
+    alone = len(at_all) == 1  # no curves, then: points side by side, with their intervals
+    texts = [] if pd.api.types.is_numeric_dtype(table[x]) and not alone else at_all
     place = texts.index if texts else float
     colours = palette([*table[lines], *published[lines]])
+    beside = dict(zip(colours, np.linspace(-0.3, 0.3, len(colours)) if alone else np.zeros(len(colours)), strict=True))
     with house():
         fig, axes = _small_multiples(table[panels].unique(), widest=3 if texts else 4, one_scale=one_scale)
         for title, axis in axes.items():
@@ -127,12 +132,15 @@ def curve_panels(
                 )
                 if len(ours):
                     look = {"color": colours[name], "marker": ".", **(styles or {}).get(name, {})}
-                    at = ours[x].map(place)
+                    at = ours[x].map(place) + beside[name]
                     axis.plot(at, ours["mean"], label=named(name), **look)
-                    axis.fill_between(at, ours["low"], ours["high"], color=look["color"], alpha=0.15, linewidth=0)
+                    if alone:
+                        axis.vlines(at, ours["low"], ours["high"], color=look["color"], linewidth=1)
+                    else:
+                        axis.fill_between(at, ours["low"], ours["high"], color=look["color"], alpha=0.15, linewidth=0)
                 if len(theirs):
                     axis.plot(
-                        theirs[x].map(place),
+                        theirs[x].map(place) + beside[name],
                         theirs["value"],
                         linestyle=":",
                         color=paler(colours[name]),
@@ -144,9 +152,14 @@ def curve_panels(
             if level is not None:
                 axis.axhline(level, color="black", linewidth=0.7)
             if logarithmic:
-                axis.set(xscale="log", yscale="log")
+                axis.set_yscale("log")
+            if logarithmic and not alone:
+                axis.set_xscale("log")
                 _label(axis, table[x])
-            if texts:
+            if alone:
+                axis.set_xticks([0], [f"{texts[0]:g}" if isinstance(texts[0], Real) else texts[0]])
+                axis.set_xlim(-0.6, 0.6)
+            elif texts:
                 axis.set_xticks(range(len(texts)), texts, rotation=90, fontsize=6)
         fig.supxlabel(xlabel, fontsize=8)
         fig.supylabel(ylabel, fontsize=8)
