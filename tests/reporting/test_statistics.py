@@ -105,6 +105,12 @@ def test_the_bca_interval_does_not_depend_on_the_order_of_a_sum():
     np.testing.assert_allclose(ends, ends[:1] * 4, rtol=1e-12)
 
 
+def test_the_bca_interval_does_not_depend_on_seven_digits():
+    values = np.random.default_rng(1).integers(-3, 4, 17) / 3_000
+    stored = np.array([float(f"{value:.7g}") for value in values])
+    np.testing.assert_allclose(interval(stored), interval(values), rtol=1e-6)
+
+
 def test_a_wider_level_gives_a_wider_interval():
     _, low, high = interval(VALUES)
     _, lower, higher = interval(VALUES, level=0.99)

@@ -30,6 +30,7 @@ TRAININGS = {"natural": "natural", "rar": "RAR", "ig_norm": "IG-NORM", "ig_sum_n
 TRAININGS |= {"fine-tuned": "fine-tuned"}
 PENALTIES = {
     "plain": "plain training",
+    **{penalty: penalty for penalty in ("joint", "conditional", "marginal")},
     "marginal_detached": "marginal, constant weights",
     "marginal_finite_difference": "marginal, finite difference",
     "marginal_random_direction": "marginal, random direction",
@@ -56,6 +57,7 @@ DENSITY = {  # what is measured of networks with these penalties
     "recentred_probabilities": "probabilities after re-centring",
     "valid_accuracy": "validation accuracy",
     "valid_worst_group": "validation, worst group",
+    "diverged": "diverged",
     "log_probability": "log probability",
     "blockmnist": "BlockMNIST",
     "digits_on_photographs": "digits on photographs",
