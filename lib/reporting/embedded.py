@@ -50,5 +50,5 @@ def embedded(picture: bytes, crop: tuple[int, ...] = ()) -> dict:
         box = (*crop[:2], min(crop[2], figure.width), min(crop[3], figure.height)) if crop else None
         shown, drawn = figure.convert("RGB").crop(box), figure.format == "PNG"
         kept = shown.quantize(COLOURS, dither=Image.Dither.NONE).convert("RGB") if drawn else shown
-        kept.save(buffer, "WEBP", quality=75, lossless=drawn)
+        kept.save(buffer, "WEBP", quality=75, lossless=drawn, method=6)
     return {"data": base64.b64encode(buffer.getvalue()).decode(), "width": shown.width, "height": shown.height}

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from lib import InputError, nearest
 from lib.experiments.own_rule import OWN, SCORED
+from lib.reporting.claims.verdicts import FEWEST
 from lib.reporting.plots.dots import forest
 from lib.reporting.plots.names import named
 from lib.reporting.statistics import contrasts
@@ -20,7 +21,6 @@ WORDS = {  # of rules, for the name of the path
     "recalibrated_reference": "{}, re-calibrated by reference",
 }
 AHEAD, BEHIND, UNDECIDED = "ahead", "behind", "undecided"
-FEWEST = 6  # images: of fewer, even the exact sign-flip test has no p below .05
 
 
 def method_name(path: str, rule: str) -> str:

@@ -526,16 +526,21 @@ def test_styled_marks_winners_and_carries_its_caption():
     assert html.count("font-weight: bold") == 1
 
 
-@pytest.mark.parametrize("value", [np.arange(500) % 7 / 8, np.random.default_rng(0).random(500), [[0.5, 1.5]] * 500])
-def test_a_packed_table_keeps_seven_digits_and_its_types(tmp_path, value):
-    table = pd.DataFrame({"image": [f"img{k}" for k in range(500)], "steps": range(500), "value": list(value)})
-    save_parquet(table, "nb", "laptop", tmp_path)
+@pytest.mark.parametrize("value", [np.arange(500) % 7 / 8, np.random.default_rng(0).random(500)])
+@pytest.mark.parametrize("curve", [[], [0.1, 1.5]])
+def test_what_is_judged_is_what_the_file_keeps(tmp_path, value, curve):
+    table = pd.DataFrame({"image": [f"img{k}" for k in range(500)], "share": np.linspace(0, 0.1, 500), "value": value})
+    table["curve"] = [np.array(curve)] * 500
+    judged = save_parquet(table, "nb", "laptop", tmp_path)
     path = tmp_path / "results" / "laptop" / "nb.parquet"
     found = pd.read_parquet(path)
     assert found.dtypes.equals(table.dtypes)
-    pd.testing.assert_frame_equal(found.drop(columns="value"), table.drop(columns="value"))
-    np.testing.assert_allclose(np.stack(found["value"]), np.stack(table["value"]), rtol=6e-8)
+    pd.testing.assert_frame_equal(found, judged)
+    pd.testing.assert_frame_equal(found[["image", "share"]], table[["image", "share"]])  # rows are selected by them
+    np.testing.assert_allclose(found["value"], table["value"], rtol=2**-16)
+    np.testing.assert_allclose(np.stack(found["curve"]), np.stack(table["curve"]), rtol=2**-16)
     assert path.stat().st_size < 10_000
+    pd.testing.assert_frame_equal(save_parquet(judged, "nb", "laptop", tmp_path), judged)
 
 
 def test_brackets_and_markdown():
@@ -658,4 +663,4 @@ def test_columns_that_rows_are_selected_by_are_kept_exactly(tmp_path):
     save_parquet(table, "t", "laptop", str(tmp_path))
     found = pd.read_parquet(tmp_path / "results" / "laptop" / "t.parquet")
     assert found[["epsilon", "contrast"]].equals(table[["epsilon", "contrast"]])
-    assert found["value"].tolist() == pytest.approx(table["value"].tolist(), rel=1e-7)
+    assert found["value"].tolist() == pytest.approx(table["value"].tolist(), rel=2**-16)

@@ -5,7 +5,8 @@ import pytest
 
 from lib import InputError
 from lib.experiments.own_rule import OWN, SCORED
-from lib.reporting.rivals import FEWEST, against, by_method, counted_standings, method_name, rivals_figure
+from lib.reporting.claims.verdicts import FEWEST
+from lib.reporting.rivals import against, by_method, counted_standings, method_name, rivals_figure
 
 IMAGES = [f"image {n}" for n in range(8)]
 

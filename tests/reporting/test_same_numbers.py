@@ -172,7 +172,7 @@ def verdict_tables(path) -> list[list[list[str]]]:
 def apart_in_notebook(tables: list[list[list[str]]], claims: pd.DataFrame) -> list[str]:
     """Lines of an executed notebook's verdicts that claims.csv does not have.
 
-    The notebook judged its scores before they were stored with seven digits, and shows three.
+    Both judged the scores that are stored; the notebook shows three digits.
     """
     known = claims.set_index(KEYS)
     missing = []

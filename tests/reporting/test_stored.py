@@ -47,7 +47,7 @@ def both(request, tmp_path, monkeypatch):
     assert path.is_dir() == (request.param == "parts")
     assert len(list(path.glob("*"))) == (4 if request.param == "parts" else 0)
     whole = pd.concat(map(unit, range(8)), ignore_index=True)
-    return whole.assign(value=whole["value"].astype("float32").astype(float)), scores
+    return whole.assign(value=tables.as_stored(whole["value"])), scores
 
 
 def assert_same_rows(ours: pd.DataFrame, theirs: pd.DataFrame) -> None:
