@@ -10,8 +10,6 @@ from PIL import Image
 from lib.reporting.plots.names import NAMES, named
 from lib.reporting.rendered import Caption
 
-COLOURS = 64  # of a drawing: a fifth of its size less than with all of them
-
 
 def figure_entry(name: str, content: bytes, caption: Caption | None) -> dict:
     """A figure with its image and caption; where its notebook says nothing of it, its name serves.
@@ -39,8 +37,7 @@ def in_plain_words(part: str) -> str:
 def embedded(picture: bytes, crop: tuple[int, ...] = ()) -> dict:
     """A figure as base64 of a WebP, which takes less room; kept, because the next page has it again.
 
-    A drawing, which is a PNG, is reduced to COLOURS colours, which shows at soft edges only; a figure with photographs
-    is a JPEG, which has lost something before. The figures as they were drawn are in figures/.
+    A drawing, which is a PNG, loses nothing; a figure with photographs is a JPEG, which has lost something before.
 
     crop: the part that is shown, (left, top, right, bottom) in pixels; the whole figure where it is not given
     returns: data, and width and height in pixels
@@ -49,6 +46,5 @@ def embedded(picture: bytes, crop: tuple[int, ...] = ()) -> dict:
     with Image.open(io.BytesIO(picture)) as figure:
         box = (*crop[:2], min(crop[2], figure.width), min(crop[3], figure.height)) if crop else None
         shown, drawn = figure.convert("RGB").crop(box), figure.format == "PNG"
-        kept = shown.quantize(COLOURS, dither=Image.Dither.NONE).convert("RGB") if drawn else shown
-        kept.save(buffer, "WEBP", quality=75, lossless=drawn, method=6)
+        shown.save(buffer, "WEBP", quality=75, lossless=drawn, method=6)
     return {"data": base64.b64encode(buffer.getvalue()).decode(), "width": shown.width, "height": shown.height}
