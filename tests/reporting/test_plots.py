@@ -343,7 +343,9 @@ def test_a_drawing_is_saved_as_a_png_with_a_palette_that_does_not_show():
     shown = plots.show(plots.forest(forest_table(), xlabel="difference"))
     assert shown.format == "png"
     assert Image.open(io.BytesIO(shown.data)).mode == "P"
-    assert np.abs(pixels(shown.data) - exact(plots.forest(forest_table(), xlabel="difference"))).mean() < 1
+    assert (
+        np.abs(pixels(shown.data) - exact(plots.forest(forest_table(), xlabel="difference"))).mean() < 2
+    )  # of 255; white is 254
 
 
 def test_photographs_and_maps_keep_their_colours():
