@@ -18,7 +18,7 @@ NOTEBOOKS = $(wildcard notebooks/*.ipynb)
 export MALLOC_TRIM_THRESHOLD_ = 2147483648
 export MALLOC_MMAP_THRESHOLD_ = 1073741824
 
-.PHONY: help reproduce smoke plan verify figures report test test-slow lint format lab bench clean
+.PHONY: help reproduce smoke plan verify figures report test test-slow lint format lab explore bench clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z%<>-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,8 +42,10 @@ verify: $(READY)  ## recompute and compare with the committed tables; OUTPUT=fol
 figures: $(READY)  ## draw the figures again from finished units, for print: FORMAT=pdf
 	@FIGURE_FORMAT=$(or $(FORMAT),pdf) $(RUN) figures $(OPTIONS)
 
-report: $(READY)  ## only the page of claims, from the results at hand
+report: $(READY)  ## only the page of claims, from the results at hand, and open it in the browser
 	@$(RUN) report $(OPTIONS)
+	@$(PY) -c 'import pathlib, sys, webbrowser; webbrowser.open(pathlib.Path(sys.argv[1]).expanduser().absolute().as_uri())' \
+	  "$(or $(OUTPUT),.)/results/$(PROFILE)/report.html"
 
 claim-%: $(READY)  ## one claim by its name in params/claims.yaml
 	@$(RUN) claim $* $(OPTIONS)
@@ -65,6 +67,9 @@ format: $(READY)  ## repair what lint complains about
 
 lab: $(READY)  ## open the notebooks in JupyterLab, for this machine only; LAB="its own options"
 	@OMP_NUM_THREADS=1 $(PY) -m jupyter lab notebooks --ip=127.0.0.1 $(LAB)
+
+explore: $(READY)  ## open the explorer: maps of your own images, your own rule scored; WORKERS=, LAB= as above
+	@$(PY) -m lib.run.explore $(if $(WORKERS),--workers "$(WORKERS)") $(LAB)
 
 bench: $(READY)  ## time this code against its peers, side by side; ONLY="part of a case's name"
 	@$(PY) -m lib.run.bench $(if $(ONLY),--only "$(ONLY)")

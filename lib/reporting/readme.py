@@ -5,15 +5,12 @@ from pathlib import Path
 import pandas as pd
 
 from lib import InputError
+from lib.reporting.cards import card_blocks
 from lib.reporting.claims import PAPERS, Claim, read_provenance
-from lib.reporting.claims.verdicts import NOT_TESTABLE
-from lib.reporting.plots.names import named
-from lib.reporting.report import lines_of, read_claims
-from lib.reporting.tables import brackets, to_markdown
+from lib.reporting.records import RECORDS, headlines, lines_of, read_claims, times_table, took
+from lib.reporting.reviewing import reviewing_blocks
+from lib.reporting.tables import to_markdown
 from lib.store.files import write_atomically
-
-RECORDS = ("sample", "laptop")  # the profiles whose records are committed, the one with more photographs first
-UNITS = "core-minutes of the units"
 
 
 def claims_block(claims: pd.DataFrame) -> str:
@@ -34,78 +31,9 @@ def claims_block(claims: pd.DataFrame) -> str:
 
 
 def headlines_block(records: dict[str, pd.DataFrame], registry: list[Claim]) -> str:
-    """The claims with a `headline`: what was published, and what is found on photographs and on digits.
-
-    Claims that share a headline share a line, because one may be of photographs and the other of digits. Of each kind
-    of data the first record counts that could decide, see `_deciding`.
-
-    records: {profile: its claims.csv}, the one that can decide most first
-    """
-    own = {claim.id for claim in registry if claim.whose == "paper"}
-    whole = pd.concat([table.assign(profile=profile) for profile, table in records.items()], ignore_index=True)
-    of: dict[str, list[Claim]] = {}
-    for claim in registry:
-        of.setdefault(claim.headline, []).append(claim)
-    of.pop("", None)
-    lines = []
-    for headline, claims in of.items():
-        rows = whole[whole["claim"].isin([claim.id for claim in claims])]
-        found = {kind: _deciding(rows[rows["data"] == kind]) for kind in ("photographs", "digits")}
-        published = dict.fromkeys(claim.published for claim in claims if claim.published)
-        line = {"claim": ", ".join(claim.id for claim in claims), "the paper says": headline}
-        line["published"] = "; ".join(published)
-        line |= {kind: _number(measures) if len(measures) else "–" for kind, measures in found.items()}
-        found = {kind: measures for kind, measures in found.items() if len(measures)}
-        verdicts = {kind: _verdicts(measures) for kind, measures in found.items()}
-        line["verdict"] = next(iter(verdicts.values()), "not run")
-        if len(set(verdicts.values())) > 1:
-            line["verdict"] = "; ".join(f"{kind}: {verdict}" for kind, verdict in verdicts.items())
-        line["rests on"] = "; ".join(_rests_on(measures.iloc[0]) for measures in found.values()) or "–"
-        lines.append(line)
-    return f"{_counted(whole, own)}\n\n{to_markdown(pd.DataFrame(lines))}"
-
-
-def _deciding(rows: pd.DataFrame) -> pd.DataFrame:
-    """The first verdict that data could decide, else the first that was judged; below it those of the claim's other
-    measures on the same networks. No rows where nothing was judged.
-    """
-    judged = rows[rows["verdict"] != "not run"]
-    ranked = judged.sort_values("verdict", key=lambda verdicts: verdicts == NOT_TESTABLE, kind="stable")
-    alike = ["claim", "profile", "network", "protocol"]
-    return ranked[(ranked[alike] == ranked[alike].iloc[0]).all(axis=1)] if len(ranked) else ranked
-
-
-def _number(measures: pd.DataFrame) -> str:
-    """The estimate of the first measure with its interval, and of which measure it is, where there are several."""
-    first = measures.iloc[0]
-    said = brackets(first["estimate"], first["ci_low"], first["ci_high"])
-    return f"{said} ({named(first['metric'])})" if len(measures) > 1 else said
-
-
-def _verdicts(measures: pd.DataFrame) -> str:
-    counts = measures["verdict"].value_counts(sort=False)
-    shares = [f"{verdict} ({count} of {len(measures)} measures)" for verdict, count in counts.items()]
-    return ", ".join(shares) if len(counts) > 1 else counts.index[0]
-
-
-def _rests_on(row: pd.Series) -> str:
-    networks = [named(network) for network in row["network"].split(", ")]
-    networks = networks if len(networks) < 3 else [f"{len(networks)} networks"]
-    network = "the paper's network" if row["network"] == "paper" else " and ".join(networks)
-    return f"{row['n']:.0f} {row['data']}, {network} (`{row['profile']}`)"
-
-
-def _counted(whole: pd.DataFrame, own: set[str]) -> str:
-    """How many claims of the papers were judged as in the papers, in words."""
-    mine = whole[whole["claim"].isin(own) & (whole["verdict"] != "not run")]
-    with_code = mine[(mine["network"] == "paper") & (mine["code"] == "paper")]
-    judged, there = set(mine["claim"]), set(with_code["claim"])
-    exact = set(with_code.loc[with_code["data"] == "paper", "claim"])
-    return (
-        f"Of {len(own)} claims of the papers, {len(exact)} are judged in the paper's own setting (its data, networks "
-        f"and code), {len(there - exact)} with its networks and code on other images, {len(judged - there)} on "
-        f"stand-ins; {len(own - judged)} are not run."
-    )
+    """The claims with a `headline` in Markdown, see `lib.reporting.records.headlines`."""
+    counted, table = headlines(records, registry)
+    return f"{counted}\n\n{to_markdown(table)}"
 
 
 def _claims_table(claims: pd.DataFrame) -> str:
@@ -134,19 +62,7 @@ def _verdict(side: list[dict]) -> str:
 
 def times_block(provenance: dict) -> str:
     """What each notebook takes, from the content of provenance.json: the longest first, and all of them together."""
-    lines = []
-    finished = [(notebook, used) for notebook, used in provenance.items() if "seconds" in used]
-    for notebook, used in sorted(finished, key=lambda item: -item[1]["seconds"]):
-        line = {"notebook": f"`{notebook}`", "minutes": used["seconds"] / 60, "its own": used["own_seconds"] / 60}
-        line |= {"workers": used["workers"], "units": used["units"], UNITS: used["unit_seconds"] / 60}
-        lines.append(line | {"peak memory of a process": f"{used['peak_memory_mb'] / 1000:.1f} GB"})
-    table = pd.DataFrame(lines)
-    sums = table[["minutes", "its own", "units", UNITS]].sum()
-    table = pd.concat([table, pd.DataFrame([{"notebook": "together", **sums}])], ignore_index=True)
-    shown = {"minutes": "{:.1f}", "its own": "{:.1f}", UNITS: "{:.1f}", "workers": "{:.0f}", "units": "{:.0f}"}
-    for column, form in shown.items():
-        table[column] = ["" if pd.isna(value) else form.format(value) for value in table[column]]
-    return to_markdown(table.fillna(""))
+    return to_markdown(times_table(provenance))
 
 
 def bench_block(table: pd.DataFrame) -> str:
@@ -164,22 +80,12 @@ def bench_block(table: pd.DataFrame) -> str:
 
 
 def took_block(provenances: dict[str, dict]) -> str:
-    """What the records took in all, in words; provenances: {profile: the content of its provenance.json}.
-
-    Notebooks run side by side: the seconds of all cores, of kernels and units, are shared by the workers.
-    """
-    said = []
-    for profile, provenance in provenances.items():
-        finished = [used for used in provenance.values() if "seconds" in used]
-        workers = max(used["workers"] for used in finished)
-        minutes = sum(used["own_seconds"] + used["unit_seconds"] for used in finished) / workers / 60
-        time = f"{minutes:.0f} min" if minutes < 100 else f"{minutes / 60:.1f} h"
-        said.append(f"`{profile}` {time} on {workers} worker{'s' if workers > 1 else ''}")
-    return f"The committed records took: {', '.join(said)}."
+    """What the records took in all, in words; provenances: {profile: the content of its provenance.json}."""
+    return f"The committed records took: {took(provenances)}."
 
 
 def update_pages(root: Path, registry: list[Claim]) -> None:
-    """Write the tables of README.md, docs/results.md and docs/times.md below `root` anew, from the records there."""
+    """Write the tables of README.md and of the pages in docs/ below `root` anew, from the records there."""
     folders = {profile: root / "results" / profile for profile in RECORDS}
     folders = {profile: folder for profile, folder in folders.items() if (folder / "claims.csv").exists()}
     records = {profile: read_claims(folder / "claims.csv") for profile, folder in folders.items()}
@@ -189,6 +95,10 @@ def update_pages(root: Path, registry: list[Claim]) -> None:
     for profile in records:
         update_block(root / "docs" / "results.md", f"claims-{profile}", claims_block(records[profile]))
         update_block(root / "docs" / "times.md", f"times-{profile}", times_block(provenances[profile]))
+    for name, block in reviewing_blocks(records, provenances, registry).items():
+        update_block(root / "docs" / "REVIEWING.md", name, block)
+    for name, block in card_blocks(provenances).items():
+        update_block(root / "docs" / "cards.md", name, block)
 
 
 def update_block(path: Path, name: str, block: str) -> None:

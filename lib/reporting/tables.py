@@ -1,6 +1,5 @@
 """Tables: ours with intervals, the published value beside, a winner only where a paired interval says so."""
 
-import io
 import itertools
 import shutil
 import tempfile
@@ -13,8 +12,9 @@ import pyarrow.parquet as pq
 from pandas.io.formats.style import Styler
 
 from lib import ROOT, InputError
+from lib.reporting.packing import joined_frames, packed, with_stored_numbers
 from lib.reporting.statistics import pairs, select, summary
-from lib.reporting.stored import MOST, StoredScores, plain
+from lib.reporting.stored import StoredScores, plain
 from lib.store.files import plain_file_errors, write_atomically
 
 PUBLISHED = ROOT / "params" / "published.csv"
@@ -130,13 +130,15 @@ def save_csv(table: pd.DataFrame, name: str, profile: str, output: str) -> None:
     write_atomically(_result(f"{name}.csv", profile, output), content)
 
 
-def save_parquet(table: pd.DataFrame, name: str, profile: str, output: str) -> None:
+def save_parquet(table: pd.DataFrame, name: str, profile: str, output: str) -> pd.DataFrame:
     """Write <output>/results/<profile>/<name>.parquet: for columns of lists, such as curves, and for long tables.
 
-    The column `value` keeps seven digits, one more than in a CSV file: those of single precision, in doubles, byte by
-    byte or as references to the distinct ones, what is smaller. All else is exact, because rows are selected by it.
+    The columns `value` and `curve` keep what `packing.as_stored` does; all else is exact: rows are selected by it.
+    returns: the table with the numbers that are stored, so that what is judged is what a reader of the file finds
     """
-    save_parts([table], name, profile, output)
+    stored = with_stored_numbers(table)
+    save_parts([stored], name, profile, output)
+    return stored
 
 
 def save_parts(frames: Iterable[pd.DataFrame], name: str, profile: str, output: str) -> StoredScores:
@@ -147,12 +149,12 @@ def save_parts(frames: Iterable[pd.DataFrame], name: str, profile: str, output: 
     `StoredScores` read such a folder as they read a file. An earlier table stands until the new one is complete.
     Raises InputError where the disk is full or the folder cannot be written.
     """
-    path, parts = _result(f"{name}.parquet", profile, output), _parts(frames)
+    path, parts = _result(f"{name}.parquet", profile, output), joined_frames(frames)
     first, second = next(parts), next(parts, None)
     if second is None:
         if path.is_dir():
             shutil.rmtree(path)
-        write_atomically(path, _packed(first, pa.Schema.from_pandas(first, preserve_index=False), level=19))
+        write_atomically(path, packed(first, pa.Schema.from_pandas(first, preserve_index=False), level=19))
         return StoredScores(path)
     with plain_file_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -162,7 +164,7 @@ def save_parts(frames: Iterable[pd.DataFrame], name: str, profile: str, output: 
     try:
         schema = pa.Schema.from_pandas(first, preserve_index=False)
         for number, part in enumerate(itertools.chain([first, second], parts)):
-            write_atomically(folder / f"part-{number:05}.parquet", _packed(part, schema, level=3))
+            write_atomically(folder / f"part-{number:05}.parquet", packed(part, schema, level=3))
         with plain_file_errors(path):
             folder.chmod(0o755)
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
@@ -186,52 +188,6 @@ def unit_frames(files: Iterable[Path], *, without: str = "") -> Iterator[pd.Data
             raise InputError(
                 f"{file.name} was damaged and is removed; type the same command again, which computes its rows again."
             ) from error
-
-
-def _parts(frames: Iterable[pd.DataFrame]) -> Iterator[pd.DataFrame]:
-    """Frames joined until they hold `MOST` values; the last part may hold fewer, one frame is not divided."""
-    held, size = [], 0
-    for frame in frames:
-        values = frame.size + sum(each.dropna().map(len).sum() for _, each in frame.items() if each.dtype == object)
-        if held and size + values > MOST:
-            yield _joined(held)
-            held, size = [], 0
-        held.append(frame)
-        size += values
-    yield _joined(held)
-
-
-def _joined(frames: list[pd.DataFrame]) -> pd.DataFrame:
-    frame = pd.concat(frames, ignore_index=True)
-    frame.attrs.clear()  # a unit's seconds
-    return frame
-
-
-def _packed(table: pd.DataFrame, schema: pa.Schema, *, level: int) -> bytes:
-    """The bytes of a parquet file, packed in the smaller of two ways."""
-    if "value" in table.select_dtypes("float"):
-        table = table.assign(value=table["value"].astype("float32").astype("float64"))
-    columns = pa.Table.from_pandas(table, schema=schema, preserve_index=False)
-    leaves = {
-        f"{field.name}.list.element" if pa.types.is_list(field.type) else field.name: field for field in columns.schema
-    }
-    split = [
-        leaf for leaf, field in leaves.items() if pa.types.is_floating(getattr(field.type, "value_type", field.type))
-    ]
-    packed = []
-    for apart in ([], split):
-        buffer = io.BytesIO()
-        pq.write_table(
-            columns,
-            buffer,
-            compression="zstd",
-            compression_level=level,
-            row_group_size=2**17,
-            use_dictionary=[leaf for leaf in leaves if leaf not in apart],
-            column_encoding=dict.fromkeys(apart, "BYTE_STREAM_SPLIT"),
-        )
-        packed.append(buffer.getvalue())
-    return min(packed, key=len)
 
 
 def _result(file: str, profile: str, output: str) -> Path:

@@ -12,13 +12,14 @@ from pathlib import Path
 import pandas as pd
 
 from lib import ROOT, InputError, nearest
+from lib.reporting.deviation import TOLERANCE
 from lib.run.execution import NotebookError, execute
 from lib.run.ledger import expected_seconds, fingerprint, why
 from lib.run.live import Live
 from lib.run.reproduction import reproduce, skipped, start_workers
 from lib.run.spot_check import spot_check
 from lib.run.study import Study, jobs_of, study
-from lib.run.verification import TOLERANCE, compare_folders, timed_claims
+from lib.run.verification import compare_folders, timed_claims
 from lib.store.files import locked, read_yaml, remembered_contents
 
 

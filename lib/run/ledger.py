@@ -102,7 +102,10 @@ def record(
         **used,
     }
     ledger = this.results / LEDGER
-    _write_json(ledger, read_json(ledger) | {job.name: public})
+    known = read_json(ledger)
+    if used.get("units") and used["units"] == used["units_reused"]:  # what computed them needed more than reading them
+        public["peak_memory_mb"] = max(used["peak_memory_mb"], known.get(job.name, {}).get("peak_memory_mb", 0))
+    _write_json(ledger, known | {job.name: public})
     finished = time.strftime("%Y-%m-%d %H:%M")
     _write_json(this.state(job.name), {"finished": finished, "fingerprint": identity, "products": made})
 

@@ -15,11 +15,15 @@ from lib.store.workers import one_thread
 
 SAVED = ("tables.save_csv", "tables.save_parquet", "tables.save_parts")
 # Computed whole, because other units, or other rows, are made from all of their rows: which photographs a network
-# recognises, trainings among which the best is chosen, and those whose accuracies make an area.
+# recognises, the maps that networks are retrained by, trainings among which the best is chosen or whose weights are
+# read afterwards, and those whose accuracies make an area.
 WHOLE = (
+    "lib.experiments.density.validated",
     "lib.experiments.idgi.predicted",
+    "lib.experiments.retraining.ranked",
+    "lib.experiments.retraining.retrained",
     "lib.experiments.sparsity.trained",
-    "lib.experiments.lpi_retraining.retrained",
+    "lib.training.fit.training_unit",
 )
 
 

@@ -5,13 +5,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from lib.reporting.deviation import CLOCK, allowed, interval_width, selects_seconds
 from lib.store.files import read_yaml
 
-# Two machines agree to about 1e-5 in a network's output, but a near-tie that falls the other way moves an image's
-# ranking score by a step of its curve. A metric's own spread says how much that is; its unit does not.
-TOLERANCE = 1e-2
 MEASURED = ("metric", "axiom", "quantity")  # columns that say what a number measures
-CLOCK = "seconds"  # the metric that depends on the machine and on its other work
 ABOUT = ("image", "model", "twin", "method", "data", "training", "seed", "experiment")  # what tells units apart
 
 
@@ -23,7 +20,8 @@ def tables_in(folder: Path) -> dict[str, Path]:
 def compare_folders(
     committed: Path, fresh: Path, *, partial: bool, timed: tuple[str, ...] = (), units: bool = False
 ) -> dict[str, str]:
-    """{table: what `compare` says} for the tables in two folders; `partial`: only those recomputed count.
+    """{table: what `compare` says} for the tables in two folders; `partial`: only those recomputed count, and of the
+    verdicts only those on the notebooks of these tables.
 
     units: some units were recomputed, see `compare`
     timed: claims whose verdict depends on the clock; they and the metric "seconds" are shown, not compared.
@@ -33,6 +31,8 @@ def compare_folders(
     for name in sorted(new if partial else {*old, *new}):
         if name in old and name in new:
             tables = [_read(path) for path in (old[name], new[name])]
+            if partial and {"claim", "notebook"} <= {*tables[0]}:
+                tables = [table[table["notebook"].isin(new)] for table in tables]
             said[new[name].name] = compare(*(table[~_by_the_clock(table, timed)] for table in tables), units=units)
             shown = _shown(*(table[_by_the_clock(table, timed)] for table in tables))
             said[new[name].name] += f"; not compared, by the clock: {shown}" if shown else ""
@@ -44,13 +44,7 @@ def compare_folders(
 def timed_claims(registry: Path) -> tuple[str, ...]:
     """The claims of a registry whose test selects the metric "seconds"."""
     claims = read_yaml(registry) if registry.exists() else {}
-    return tuple(name for name, entry in claims.items() if _selects_seconds(entry.get("test")))
-
-
-def _selects_seconds(test: object) -> bool:
-    if isinstance(test, dict):
-        return test.get("metric") == CLOCK or any(_selects_seconds(part) for part in test.values())
-    return isinstance(test, list) and any(_selects_seconds(part) for part in test)
+    return tuple(name for name, entry in claims.items() if selects_seconds(entry.get("test")))
 
 
 def _by_the_clock(table: pd.DataFrame, timed: tuple[str, ...]) -> pd.Series:
@@ -73,7 +67,7 @@ def compare(committed: pd.DataFrame, fresh: pd.DataFrame, *, units: bool = False
     """One line that begins with DIFFERS unless the rows are the same and all numbers are within tolerance.
 
     Rows are matched by every column that does not hold fractions, and by their order where those repeat. A number may
-    differ by TOLERANCE of its size and of the spread of what it measures, see `_spread`. Two missing numbers are
+    differ by what is `allowed` for its size and the spread of what it measures, see `_spread`. Two missing numbers are
     equal; one missing number is beyond every tolerance.
     units: `fresh` has the rows of some units; the committed ones that agree with any of them in ABOUT are compared
     """
@@ -95,9 +89,10 @@ def compare(committed: pd.DataFrame, fresh: pd.DataFrame, *, units: bool = False
         return f"{len(both)} rows equal"
     old, new, apart = (both[[name + side for name in numbers]].to_numpy(float) for side in ("", " new", " spread"))
     with np.errstate(invalid="ignore", divide="ignore"):  # inf - inf, 0 / 0
-        excess = np.abs(new - old) / (TOLERANCE * (np.abs(old) + apart))
+        excess = np.abs(new - old) / allowed(old, apart)
     excess[np.isnan(excess)] = np.inf
-    excess[(old == new) | (np.isnan(old) & np.isnan(new))] = 0
+    equal = (old == new) | (np.isnan(old) & np.isnan(new))
+    excess[equal] = 0
     row, column = np.unravel_index(excess.argmax(), excess.shape)
     worst = (
         f"largest deviation {old[row, column]:.6g} → {new[row, column]:.6g} "
@@ -106,13 +101,14 @@ def compare(committed: pd.DataFrame, fresh: pd.DataFrame, *, units: bool = False
     beyond = int((excess > 1).sum())
     if beyond:
         return f"DIFFERS: {beyond} of {excess.size} numbers beyond tolerance, {worst}"
-    return f"{len(both)} rows agree, {worst}" if excess.any() else f"{len(both)} rows equal"
+    worst = worst if excess.any() else "exact claims by their verdicts"
+    return f"{len(both)} rows equal" if equal.all() else f"{len(both)} rows agree, {worst}"
 
 
 def _spread(table: pd.DataFrame, numbers: list[str]) -> pd.DataFrame:
     """What each number may be measured by: the standard deviation of all that measure the same, 0 where it is alone.
 
-    A claim's estimate and interval are measured by the width of that interval, because no two claims share a unit.
+    A claim's estimate and interval are measured by `interval_width`.
     """
     same = [name for name in MEASURED if name in table]
     finite = table[numbers].where(np.isfinite(table[numbers].astype(float)))
@@ -123,7 +119,7 @@ def _spread(table: pd.DataFrame, numbers: list[str]) -> pd.DataFrame:
     )
     if {"claim", "ci_low", "ci_high"} <= {*table}:
         for name in {"estimate", "ci_low", "ci_high"} & {*numbers}:
-            found[name] = table["ci_high"] - table["ci_low"]
+            found[name] = interval_width(table)
     return found.fillna(0)
 
 

@@ -559,11 +559,10 @@ def test_the_studys_registry_is_complete_and_every_claim_names_a_notebook():
     names = [entry.id for entry in registry]
     recalibration = [*range(1, 11), 21, 22, 23, 24]
     letters = {"E": range(1, 17), "R": recalibration, "L": range(11, 20), "XD": range(1, 24)}
-    numbers = letters | {"N": range(1, 12), "D": range(17, 21)}
+    numbers = letters | {"N": range(1, 12), "D": range(17, 25), "C": range(1, 10)}
     expected = {f"{letter}{number}" for letter in numbers for number in numbers[letter]}
     assert {name.rstrip("abcdefghijk") for name in names} == expected
-    to_come = {"recalibration_retraining", "recalibration_prior", "density_regularization"}
-    assert {entry.notebook for entry in registry} - NOTEBOOKS == to_come
+    assert {entry.notebook for entry in registry} <= NOTEBOOKS
     assert all("\n" not in entry.statement and len(entry.statement) < 130 for entry in registry)
 
 

@@ -7,6 +7,7 @@ import math
 import re
 from html.parser import HTMLParser
 
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,7 +17,11 @@ from torch import nn
 
 from lib import ROOT, InputError
 from lib.reporting import readme, report
-from lib.reporting.claims import COLUMNS, Claim, load_registry, read_provenance
+from lib.reporting.claims import COLUMNS, PAPERS, Claim, load_registry, read_provenance
+from lib.reporting.entries import Record
+from lib.reporting.page import page_of, read_papers
+from lib.reporting.records import headlines, read_claims
+from lib.reporting.rendered import Caption
 from lib.reporting.tables import PUBLISHED, brackets, caption, comparison, save_parquet, styled, to_markdown
 
 
@@ -30,7 +35,7 @@ def claim(name, **fields):
             "notebook": "nb",
             **fields,
         },
-        test={},
+        test={"kind": "bound", "where": {"metric": "lost"}, "statistic": "max", "at_most": 0},
     )
 
 
@@ -61,72 +66,231 @@ def verdicts():
 
 
 class Page(HTMLParser):
-    """Checks that tags are closed in order, and collects the text."""
+    """Checks that tags are closed in order; collects the text, the links, and the rows of each table as text."""
 
     def __init__(self, text):
         super().__init__()
-        self.open, self.text = [], ""
+        self.open, self.text, self.links, self.tables = [], "", [], []
         self.feed(text)
         assert not self.open
 
     def handle_starttag(self, tag, attributes):
-        if tag not in ("meta", "br", "img"):
+        given = dict(attributes)
+        self.links += [given[name] for name in ("src", "href") if name in given]
+        if tag not in ("meta", "br", "img", "input", "link"):
             self.open.append(tag)
+        if tag == "table":
+            self.tables.append([])
+        if tag == "tr":
+            self.tables[-1].append([])
+        if tag in ("td", "th"):
+            assert tag == "td" or given["scope"] in ("row", "col")
+            self.tables[-1][-1].append("")
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
         self.text += data
+        if {"td", "th"} & {*self.open}:
+            self.tables[-1][-1][-1] += data
 
 
-def page(**options):
-    options = {"profile": "laptop", "figures": {}, "provenance": {}, **options}
-    return report.page_of(verdicts(), REGISTRY, **options)
+def page(*tables, figures=()):
+    """The page of (profile, claims), the last of which it is about."""
+    records = [Record(name, table, {}, {}) for name, table in tables or [("laptop", verdicts())]]
+    return page_of(records, REGISTRY, profile=records[-1].profile, figures=dict(figures), captions={})
+
+
+def item(html, name):
+    """What the page shows of one claim: its text, and the rows of its table, blanks joined."""
+    part = Page(html[html.index(f'<li id="{name}"') :].partition("</li>")[0] + "</li>")
+    rows = [[" ".join(cell.split()) for cell in row] for row in part.tables[-1]]
+    return " ".join(part.text.split()), rows
 
 
 def test_the_page_has_each_claim_once_and_a_line_for_each_population():
     html = page()
     for number in range(1, 6):
         assert Page(html).text.count(f"says |C{number}| < 1") == 1
-    assert html.count('class="line"') == 6
-    assert "insertion, photographs, net" in html and "insertion, digits, mnist_cnn" in html
+    _, rows = item(html, "C1")
+    assert rows[0] == ["on", "laptop"]
+    about = [row[0] for row in rows[1:]]
+    assert about == [
+        "insertion, photographs, corrected code",
+        "insertion, photographs, as released",
+        "insertion, digits, corrected code",
+    ]
+    assert len(item(html, "C3")[1]) == 2
 
 
 def test_the_page_shows_verdicts_numbers_and_what_was_not_run():
-    text = Page(page()).text
-    for word in ("reproduced", "contradicted", "holds here", "fails here", "inconclusive", "not run"):
-        assert word in text
-    assert "0.123 [0.100, 0.200]" in text
-    assert "n = 14, 4 of 6 cells, not in every cell, p = 0.012" in " ".join(text.split())
-    assert "published: .5" in text
+    html = page()
+    text, rows = item(html, "C1")
+    number = "0.123 [0.100, 0.200], n = 14, 4 of 6 cells, not in every cell, p = 0.012"
+    assert rows[1][1] == f"holds here {number} net; a note"
+    assert rows[2][1].startswith("reproduced 0.123") and rows[3][1].startswith("fails here 0.123")
+    assert "Published .5" in text and "Published no value could be read" in item(html, "C2")[0]
+    assert "Test Every value is at most 0 (measure lost)." in text
+    assert "make claim-C1" in text
+    everything = Page(html).text
+    for word in ("contradicted", "inconclusive", "not run"):
+        assert word in everything
+    assert "C4: nb has <not> been run" in everything
+    assert " nan" not in everything
+
+
+def test_a_claims_line_counts_its_verdicts_of_the_corrected_code_and_gives_the_number_that_decides():
+    text, _ = item(page(), "C1")
+    assert "holds here fails here 0.123 [0.100, 0.200], 14 photographs" in text.partition("Test ")[0]
+    several = pd.concat([verdicts()[:1].assign(verdict="not testable here"), verdicts()[:1].assign(estimate=0.5)] * 2)
+    line = item(page(("laptop", several)), "C1")[0].partition("Test ")[0]
+    assert "2 × not testable here 2 × holds here 0.500 [0.100, 0.200]" in line
+    exact = verdicts()[:1].assign(data="", ci_low=math.nan, ci_high=math.nan, estimate=0.0)
+    assert "0.00, 14 checks" in item(page(("laptop", exact)), "C1")[0]
+
+
+def test_records_stand_beside_each_other():
+    more = verdicts()[:1].assign(estimate=0.5, n=200, network="one, two, three")
+    _, rows = item(page(("sample", more), ("laptop", verdicts())), "C1")
+    assert rows[0] == ["on", "sample", "laptop"]
+    assert "0.500 [0.100, 0.200], n = 200" in rows[1][1] and "3 networks" in rows[1][1] and "0.123" in rows[1][2]
+    assert rows[2][1] == "–" and rows[2][2].startswith("reproduced")
+    text = Page(page(("sample", more), ("laptop", verdicts()))).text
     assert "C4: nb has <not> been run" in text
-    assert " nan" not in text
+    assert "C1:" not in text  # it was judged, in the other record
 
 
-def test_the_page_embeds_figures_and_provenance():
-    record = {"nb": {"device": "cpu", "seconds": 12.5, "versions": {"torch": "2.14.1"}}}
-    text = page(figures={"nb-forest": "QUJD"}, provenance=record)
-    assert 'src="data:image/webp;base64,QUJD"' in text
-    assert "12.5" in text
-    assert "torch 2.14.1" in text
+def test_the_headlines_are_those_of_readme():
+    records = {"sample": verdicts()[:1].assign(n=200), "laptop": verdicts()}
+    counted, table = headlines(records, HEADLINES)
+    html = page_of(
+        [Record(name, each, {}, {}) for name, each in records.items()],
+        HEADLINES,
+        profile="laptop",
+        figures={},
+        captions={},
+    )
+    assert counted in Page(html).text
+    shown = [[" ".join(cell.split()) for cell in row] for row in Page(html).tables[0][1:]]
+    assert len(shown) == len(table) == 2
+    for row, line in zip(shown, table.to_dict("records"), strict=True):
+        said = [line[column] or "–" for column in ("the paper says", "published", "photographs", "digits", "verdict")]
+        assert row == [*said, line["rests on"].replace("`", ""), line["claim"]]
+    assert "| " + " | ".join(table.iloc[0]) + " |" in readme.headlines_block(records, HEADLINES)
+
+
+def test_the_page_embeds_figures_with_what_their_notebook_says_and_has_the_provenance():
+    used = USED | {"device": "cpu", "versions": {"torch": "2.14.1"}, "excluded": {"cat.jpg": "cannot be read"}}
+    record = Record("laptop", verdicts(), {"nb": used, "other": {"needs": "digits"}}, {"nb": "pages/nb.html"})
+    captions = {"nb-forest_mnist_cnn": Caption("The forest", "<p>of <b>trees</b></p>", "7")}
+    figures = {"nb-forest_mnist_cnn": picture(), "nb-lines": picture()}
+    html = page_of([record], REGISTRY, profile="laptop", figures=figures, captions=captions)
+    assert html.count("data:image/webp;base64,") == 2
+    assert 'alt="The forest: forest, digit CNN"' in html and "of <b>trees</b>" in html
+    assert 'href="pages/nb.html#cell-id=7"' in html
+    assert 'href="#figure-nb-lines"' in html and 'id="figure-nb-lines"' in html
+    text = " ".join(Page(html).text.split())
+    assert "make claim-C1, 1.5 min on 2 workers" in text
+    assert "laptop 1 min on 2 workers" in text and "torch 2.14.1" in text
+    assert "What it took laptop 3 core-minutes in 1 notebooks" in text
+    assert "other: digits" in text and "cat.jpg: cannot be read" in text
+
+
+def test_the_page_says_of_each_paper_what_papers_yaml_says_and_counts_its_own_claims():
+    html = page()
+    text = " ".join(Page(html).text.split())
+    about = read_papers()
+    for key in ("tmlr", "idgi"):
+        for field in ("sentence", "easy", "hard", "changed", "excluded"):
+            assert " ".join(about[key][field].split()) in text
+    assert about["lens"]["sentence"] not in text  # it has no claims here
+    left_out = verdicts().assign(note="12 to 14 images a cell, at most 2 excluded; family of 3 tests")
+    assert "12 to 14 images a cell, at most 2 excluded: C1, C3" in " ".join(
+        Page(page(("laptop", left_out))).text.split()
+    )
+
+
+def test_what_is_said_of_the_papers_is_complete_and_holds_no_results():
+    for key, said in read_papers().items():
+        assert all(said[field] for field in ("sentence", "easy", "hard", "changed", "excluded")), key
+        assert not re.search(r"\d\.\d|\.\d|\d ?%", " ".join(str(said[field]) for field in said if field != "crop")), key
+        notebook, _, what = said["picture"].rstrip("0123456789").partition("-")  # a notebook may number its figures
+        text = (ROOT / "notebooks" / f"{notebook}.ipynb").read_text(encoding="utf-8")
+        assert f"{notebook}-" in text and what in text, key
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("idgi: {sentence: a}\n", "it must be about idgi, tmlr"),
+        (
+            "".join(f"{key}: {{sentence: a, hard: b}}\n" for key in PAPERS),
+            "idgi: changed, crop, easy, excluded, picture",
+        ),
+    ],
+)
+def test_an_incomplete_papers_yaml_is_refused(tmp_path, text, said):
+    (tmp_path / "papers.yaml").write_text(text)
+    with pytest.raises(InputError, match=said):
+        read_papers(tmp_path / "papers.yaml")
+
+
+def test_the_page_needs_nothing_from_outside():
+    html = page(figures={"nb-forest": picture()})
+    for link in Page(html).links:
+        assert link.startswith(("#", "data:", "pages/", "../")), link
+    assert not re.search(r"url\(|@import|https?:", html)
+
+
+def picture(colour=(200, 30, 30)):
+    buffer = io.BytesIO()
+    Image.new("RGB", (30, 20), colour).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def test_build_writes_the_table_and_the_page(tmp_path):
-    figures = tmp_path / "figures" / "laptop"
+    figures, results = tmp_path / "figures" / "laptop", tmp_path / "results" / "laptop"
     figures.mkdir(parents=True)
-    Image.new("RGB", (30, 20), (200, 30, 30)).save(figures / "nb-forest.png")
+    (figures / "nb-forest.png").write_bytes(picture())
     found = report.build("laptop", tmp_path, registry=REGISTRY)
-    written = pd.read_csv(tmp_path / "results" / "laptop" / "claims.csv", keep_default_na=False)
+    written = pd.read_csv(results / "claims.csv", keep_default_na=False)
     assert list(written) == COLUMNS
     assert written["verdict"].tolist() == ["not run"] * 5 == found["verdict"].tolist()
-    html = (tmp_path / "results" / "laptop" / "report.html").read_text()
+    html = (results / "report.html").read_text(encoding="utf-8")
     embedded = html.split("data:image/webp;base64,")[1].split('"')[0]
     with Image.open(io.BytesIO(base64.b64decode(embedded))) as figure:
-        assert figure.size == (30, 20) and figure.getpixel((15, 10)) == pytest.approx((200, 30, 30), abs=6)
-    before = html
+        assert figure.size == (30, 20) and figure.getpixel((15, 10)) == (200, 30, 30)
     report.build("laptop", tmp_path, registry=REGISTRY)
-    assert (tmp_path / "results" / "laptop" / "report.html").read_text() == before
+    assert (results / "report.html").read_text(encoding="utf-8") == html
+
+
+def test_a_record_beside_is_shown_if_it_has_the_columns_of_today(tmp_path):
+    (tmp_path / "results" / "sample").mkdir(parents=True)
+    beside = tmp_path / "results" / "sample" / "claims.csv"
+    verdicts().to_csv(beside, index=False)
+    report.build("laptop", tmp_path, registry=REGISTRY)
+    html = (tmp_path / "results" / "laptop" / "report.html").read_text(encoding="utf-8")
+    assert item(html, "C1")[1][0] == ["on", "sample", "laptop"] and 'href="../sample/report.html"' in html
+    report.build("smoke", tmp_path, registry=REGISTRY)
+    assert "sample" not in (tmp_path / "results" / "smoke" / "report.html").read_text(encoding="utf-8")
+    verdicts().drop(columns="every").to_csv(beside, index=False)
+    report.build("laptop", tmp_path, registry=REGISTRY)
+    html = (tmp_path / "results" / "laptop" / "report.html").read_text(encoding="utf-8")
+    assert item(html, "C1")[1][0] == ["on", "laptop"]
+
+
+def test_a_claim_leads_to_its_executed_notebook_which_is_there_where_its_page_is_not(tmp_path):
+    for profile in ("sample", "laptop"):
+        folder = tmp_path / "results" / profile / "notebooks"
+        folder.mkdir(parents=True)
+        nbformat.write(nbformat.v4.new_notebook(), folder / "nb.ipynb")
+    verdicts().to_csv(tmp_path / "results" / "sample" / "claims.csv", index=False)
+    report.build("laptop", tmp_path, registry=REGISTRY)
+    links = Page((tmp_path / "results" / "laptop" / "report.html").read_text(encoding="utf-8")).links
+    there = {"../sample/notebooks/nb.ipynb", "notebooks/nb.ipynb", "pages/nb.html"}
+    assert {link for link in links if "nb." in link} == there
+    assert all((tmp_path / "results" / "laptop" / link).exists() for link in there)
 
 
 def claim_lines(block):
@@ -226,17 +390,11 @@ def with_paper_era():
     return table[(table["claim"] != "C5") | (table["protocol"] == "paper_era")]
 
 
-def test_the_page_shows_the_paper_era_below_the_released_verdict():
-    html = report.page_of(with_paper_era(), REGISTRY, profile="laptop", figures={}, provenance={})
-    row = html[html.index("says |C1|") :]
-    row = row[row.index('class="line"') :]
-    row = row[: row.index("</tr>")]
-    assert row.count("<td") == 3  # on what, and two columns
-    released = row[row.rindex("<td") :]
-    text = " ".join(Page(released).text.split())
-    assert text.startswith("reproduced 0.123 [0.100, 0.200]")
-    assert "paper-era code: inconclusive 0.500 [0.100, 0.200]" in text and "of its time" in text
-    assert "paper-era" not in row[: row.rindex("<td")]
+def test_the_page_shows_the_paper_era_as_a_line_of_its_own():
+    _, rows = item(page(("laptop", with_paper_era())), "C1")
+    (era,) = [row for row in rows if "paper-era code" in row[0]]
+    assert era[0] == "insertion, photographs, paper-era code"
+    assert era[1].startswith("inconclusive 0.500 [0.100, 0.200]") and "of its time" in era[1]
 
 
 def test_the_readme_keeps_two_columns_with_the_paper_era():
@@ -368,16 +526,21 @@ def test_styled_marks_winners_and_carries_its_caption():
     assert html.count("font-weight: bold") == 1
 
 
-@pytest.mark.parametrize("value", [np.arange(500) % 7 / 8, np.random.default_rng(0).random(500), [[0.5, 1.5]] * 500])
-def test_a_packed_table_keeps_seven_digits_and_its_types(tmp_path, value):
-    table = pd.DataFrame({"image": [f"img{k}" for k in range(500)], "steps": range(500), "value": list(value)})
-    save_parquet(table, "nb", "laptop", tmp_path)
+@pytest.mark.parametrize("value", [np.arange(500) % 7 / 8, np.random.default_rng(0).random(500)])
+@pytest.mark.parametrize("curve", [[], [0.1, 1.5]])
+def test_what_is_judged_is_what_the_file_keeps(tmp_path, value, curve):
+    table = pd.DataFrame({"image": [f"img{k}" for k in range(500)], "share": np.linspace(0, 0.1, 500), "value": value})
+    table["curve"] = [np.array(curve)] * 500
+    judged = save_parquet(table, "nb", "laptop", tmp_path)
     path = tmp_path / "results" / "laptop" / "nb.parquet"
     found = pd.read_parquet(path)
     assert found.dtypes.equals(table.dtypes)
-    pd.testing.assert_frame_equal(found.drop(columns="value"), table.drop(columns="value"))
-    np.testing.assert_allclose(np.stack(found["value"]), np.stack(table["value"]), rtol=6e-8)
+    pd.testing.assert_frame_equal(found, judged)
+    pd.testing.assert_frame_equal(found[["image", "share"]], table[["image", "share"]])  # rows are selected by them
+    np.testing.assert_allclose(found["value"], table["value"], rtol=2**-16)
+    np.testing.assert_allclose(np.stack(found["curve"]), np.stack(table["curve"]), rtol=2**-16)
     assert path.stat().st_size < 10_000
+    pd.testing.assert_frame_equal(save_parquet(judged, "nb", "laptop", tmp_path), judged)
 
 
 def test_brackets_and_markdown():
@@ -488,7 +651,7 @@ def test_the_pages_show_the_committed_records(profile):
     record = ROOT / "results" / profile
     if not (record / "claims.csv").exists() or list(pd.read_csv(record / "claims.csv", nrows=0)) != COLUMNS:
         pytest.skip(f"there is no record of {profile} yet with the columns of today")
-    table = report.read_claims(record / "claims.csv")
+    table = read_claims(record / "claims.csv")
     assert between(ROOT / "docs" / "results.md", f"claims-{profile}") == readme.claims_block(table)
     assert between(ROOT / "docs" / "times.md", f"times-{profile}") == readme.times_block(read_provenance(record))
     shown = between(ROOT / "README.md", "headlines")
@@ -500,4 +663,4 @@ def test_columns_that_rows_are_selected_by_are_kept_exactly(tmp_path):
     save_parquet(table, "t", "laptop", str(tmp_path))
     found = pd.read_parquet(tmp_path / "results" / "laptop" / "t.parquet")
     assert found[["epsilon", "contrast"]].equals(table[["epsilon", "contrast"]])
-    assert found["value"].tolist() == pytest.approx(table["value"].tolist(), rel=1e-7)
+    assert found["value"].tolist() == pytest.approx(table["value"].tolist(), rel=2**-16)

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from lib import ROOT, InputError
-from lib.reporting import bands, claims, stored, tables
+from lib.reporting import bands, claims, packing, stored, tables
 from lib.reporting.statistics import contrasts, paired, summary
 from lib.reporting.stored import StoredScores, portions, select
 
@@ -41,13 +41,13 @@ def both(request, tmp_path, monkeypatch):
     """The same scores in memory and stored: as one file read at once, or in parts read in portions of 200 rows."""
     if request.param == "parts":
         monkeypatch.setattr(stored, "MOST", 200 * 9)
-        monkeypatch.setattr(tables, "MOST", 150 * 9)
+        monkeypatch.setattr(packing, "MOST", 150 * 9)
     scores = tables.save_parts(map(unit, range(8)), "scores", "laptop", tmp_path)
     path = tmp_path / "results" / "laptop" / "scores.parquet"
     assert path.is_dir() == (request.param == "parts")
     assert len(list(path.glob("*"))) == (4 if request.param == "parts" else 0)
     whole = pd.concat(map(unit, range(8)), ignore_index=True)
-    return whole.assign(value=whole["value"].astype("float32").astype(float)), scores
+    return whole.assign(value=packing.as_stored(whole["value"])), scores
 
 
 def assert_same_rows(ours: pd.DataFrame, theirs: pd.DataFrame) -> None:
@@ -180,7 +180,7 @@ def parts_then(error: Exception | None):
 
 
 def test_a_table_replaces_another_whole_or_not_at_all(tmp_path, monkeypatch):
-    monkeypatch.setattr(tables, "MOST", 150 * 9)
+    monkeypatch.setattr(packing, "MOST", 150 * 9)
     folder = tmp_path / "results" / "laptop"
     path = folder / "scores.parquet"
     tables.save_parts([unit(0)], "scores", "laptop", tmp_path)

@@ -127,3 +127,24 @@ def test_what_depends_on_the_clock_is_shown_and_not_compared(tmp_path):
     }
     assert all(line.startswith("DIFFERS") for line in said("other").values())
     assert timed_claims(tmp_path / "none.yaml") == ()
+
+
+def test_of_the_verdicts_only_those_on_recomputed_tables_count(tmp_path):
+    for folder, second in (("old", "fails"), ("new", "not run")):
+        (tmp_path / folder).mkdir()
+        rows = {"claim": ["A", "B"], "notebook": ["one", "two"], "estimate": [0.5, 0.1], "verdict": ["holds", second]}
+        pd.DataFrame(rows).to_csv(tmp_path / folder / "claims.csv", index=False)
+        TABLE_A.to_csv(tmp_path / folder / "one.csv", index=False)
+    TABLE_A.to_csv(tmp_path / "old" / "two.csv", index=False)
+    said = compare_folders(tmp_path / "old", tmp_path / "new", partial=True)
+    assert said == {"claims.csv": "1 rows equal", "one.csv": "3 rows equal"}
+    said = compare_folders(tmp_path / "old", tmp_path / "new", partial=False)
+    assert said["claims.csv"].startswith("DIFFERS") and said["two.csv"] == "DIFFERS: only committed"
+
+
+def test_a_claim_without_an_interval_is_told_by_its_verdict():
+    claims = pd.DataFrame({"claim": ["A"], "estimate": 3e-12, "ci_low": np.nan, "ci_high": np.nan, "verdict": "holds"})
+    said = compare(claims, claims.assign(estimate=8e-13))
+    assert said == "1 rows agree, exact claims by their verdicts"
+    assert "DIFFERS" in compare(claims, claims.assign(estimate=np.nan))
+    assert "DIFFERS" in compare(claims, claims.assign(verdict="fails"))

@@ -27,6 +27,7 @@ def test_footprint_reports_the_peak_of_its_process_in_megabytes():
 
 # What is imported without a part in any number: files, progress, figures, pages, notebooks, command line.
 NO_NUMBERS = {"tqdm", "yaml", "filelock", "matplotlib", "seaborn", "jinja2", "IPython", "psutil", "ipywidgets"}
+NO_NUMBERS |= {"latex2mathml", "markupsafe", "nbconvert"}  # pages
 NO_NUMBERS |= {"saliency", "torchcam", "quantus", "dask_jobqueue"}  # peers of the benchmark; batch systems
 NO_NUMBERS |= {"pyarrow", "distributed", "dask", "ipykernel", "jupyter_client", "nbformat", "papermill", "pydantic"}
 NAMES = {"PIL": "pillow", "sklearn": "scikit-learn", "skimage": "scikit-image", "pytorch_msssim": "pytorch-msssim"}

@@ -30,6 +30,7 @@ PAPERS = {
     # SqueezeNet of Ghorbani et al. and of the paper's Fig. 2, ResNet-50 of its tables
     "lens": Paper("Kamath et al., AAAI 2024", frozenset({"squeezenet1_1", "resnet50", "resnet50_pgd"})),
     "density": Paper("Yang et al., ECCV 2024", frozenset()),
+    "cross": Paper("All papers together: the cross matrix, a study of ours", frozenset()),
 }
 
 

@@ -12,7 +12,7 @@ PROTOCOLS = ("corrected", "released")
 FIELDS = {"statement": str, "notebook": str, "published": str, "protocols": list, "test": dict}
 FIELDS |= {"whose": str, "added": str, "headline": str, "untestable": dict, "as_published": dict}
 SOURCES = ("text", "abstract", "summary", "common", "code", "derived", "ours")
-WHOSE = ("paper", "audit", "control", "identity")
+WHOSE = ("paper", "audit", "control", "identity", "ours")
 KINDS = {  # kind: keys it must have, keys it may have
     "order": ({"a", "b", "direction", "every"}, {"where", "change", "overlap"}),
     "share": ({"a", "b", "direction"}, {"where", "within"}),

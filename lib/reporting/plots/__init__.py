@@ -3,6 +3,7 @@
 from lib.reporting.plots.beside_chance import attack_panels, beside_chance, chance_as_line
 from lib.reporting.plots.curves import curve_panels, curves, score_panels, steps
 from lib.reporting.plots.dots import distributions, dots, forest
+from lib.reporting.plots.heat import heat_map
 from lib.reporting.plots.house import COLOURS, PALETTE, STYLE, UNDECIDED, house, palette, save, show
 from lib.reporting.plots.names import ATTACKS, METRICS, NAMES, PATHS, RULES, named
 from lib.reporting.plots.neighbourhoods import neighbourhoods, scores_below
@@ -27,6 +28,7 @@ __all__ = [
     "dots",
     "enlarged",
     "forest",
+    "heat_map",
     "house",
     "maps_grid",
     "maps_table",

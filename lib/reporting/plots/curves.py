@@ -107,7 +107,7 @@ def curve_panels(
 
     table: columns mean, low, high, as `statistics.summary` returns them, and the columns named by
         x (numbers, or texts, which are drawn at equal distances in their order of appearance; a single one: points
-        beside each other with their intervals),
+        beside each other with their intervals, beside published curves too),
         panels and lines (one panel and one line per value, in their order of appearance)
     styles: {value of `lines`: keywords of `Axes.plot`}, e.g. {"riemann_abs": {"linestyle": "--"}}
     published: columns x, panels, lines and value, drawn dotted and paler with hollow markers
@@ -121,7 +121,9 @@ def curve_panels(
     texts = [] if pd.api.types.is_numeric_dtype(table[x]) and not alone else at_all
     place = texts.index if texts else float
     colours = palette([*table[lines], *published[lines]])
-    beside = dict(zip(colours, np.linspace(-0.3, 0.3, len(colours)) if alone else np.zeros(len(colours)), strict=True))
+    points = table[x].nunique() == 1
+    apart = 0.3 if texts else 0.05 * np.ptp(at_all or [0])
+    beside = dict(zip(colours, np.linspace(-apart, apart, len(colours)) * points, strict=True))
     with house():
         fig, axes = _small_multiples(table[panels].unique(), widest=3 if texts else 4, one_scale=one_scale)
         for title, axis in axes.items():
@@ -134,13 +136,13 @@ def curve_panels(
                     look = {"color": colours[name], "marker": ".", **(styles or {}).get(name, {})}
                     at = ours[x].map(place) + beside[name]
                     axis.plot(at, ours["mean"], label=named(name), **look)
-                    if alone:
+                    if points:
                         axis.vlines(at, ours["low"], ours["high"], color=look["color"], linewidth=1)
                     else:
                         axis.fill_between(at, ours["low"], ours["high"], color=look["color"], alpha=0.15, linewidth=0)
                 if len(theirs):
                     axis.plot(
-                        theirs[x].map(place) + beside[name],
+                        theirs[x].map(place) + beside[name] * alone,
                         theirs["value"],
                         linestyle=":",
                         color=paler(colours[name]),

@@ -1,5 +1,7 @@
 """What figures call the keys of a table: one name per path, rule, metric, attack, network, data set and mode."""
 
+from lib.reporting.plots.setting_names import DATA, DENSITY, NETWORKS, PENALTIES, TRAININGS
+
 RULES = {
     "tangents": "tangents",  # a defect of the released code, as are those of two words
     "PNG": "PNG",
@@ -36,6 +38,12 @@ RULES = {
     "random_density": "random densities",
     "equal_density": "equal densities",
     "one_cluster": "one cluster",
+    "gradient_relu": "relu(gradient)",
+    "gradient_signed": "gradient, signed",
+    "sobel": "edges",
+    "tried": "tried by a paper",
+    "untried": "tried by no paper",
+    "control": "control",
     "-": "",
 }
 PATHS = {
@@ -49,6 +57,7 @@ PATHS = {
     "dataset": "EG",
     "local": "LPI",
     "adversarial": "AGI",
+    "chosen": "chosen on the other half",
     "none": "",  # a map that needs no path is named by its rule
 }
 REMOVALS = {
@@ -103,6 +112,10 @@ METRICS = {
     "real_share": "share on real columns",
     "diffroar": "DiffROAR",
     "roar": "ROAR",
+    "mask_accuracy": "accuracy by the mask alone",
+    "accuracy_under_noise": "accuracy under noise",
+    "variation_plain": "total variation, EG",
+    "variation_recalibrated": "total variation, re-calibrated EG",
     "top_k": "top-k intersection",
     "centre_shift": "shift of the centre (pixels)",
     "recall": "LENS recall",
@@ -157,10 +170,16 @@ METRICS = {
     "shortcut_difference": "difference from the shortcut",
     "spearman_squared_gradient": "rank correlation with Σ gradient²",
     "strength": "strength",
+    "strength_effect": "effect of the strength",
     "strength_regret": "regret of the strength",
     "comparison": "",  # of two methods
     "zero_reference_error": "error at a reference of zeros",
     "valid_auc": "validation ROC-AUC",
+    "map_difference": "difference of the map, as released",
+    "map_spearman": "rank correlation of the map, as released",
+    "score_released": "score, as released",
+    "score_corrected": "score, corrected",
+    "expected": "by hand",
     "epoch": "epoch",
     "lens_spearman": "LENS rank correlation",
     "top_k_div": "top-k-div",
@@ -168,6 +187,14 @@ METRICS = {
     "lens_recall_div": "LENS recall-div",
     "lens_precision": "LENS precision",
     "lens_precision_div": "LENS precision-div",
+    "jpeg_spearman": "rank correlation under JPEG",
+    "lens_above_turned": "LENS recall above its level",
+    "sanity_last": "likeness, last layer re-drawn",
+    "sanity_all": "likeness, all layers re-drawn",
+    "standing": "standing",
+    "agreement": "agreement of metrics",
+    "forward_passes": "forward passes",
+    "gradient_passes": "passes with a gradient",
     **{f"gap_{metric}": f"{name}, gap between twins" for metric, name in MASKS.items()},
 }
 SUFFIXES = {  # of a metric's key, and what they add to its name
@@ -184,40 +211,17 @@ SUFFIXES = {  # of a metric's key, and what they add to its name
     "_double": ", in float64",
     "_per_doubling": ", per doubling of references",
 }
-NETWORKS = {
-    **{f"efficientnet_lite{n}": f"EfficientNet-Lite{n}" for n in range(5)},
-    **{f"resnet{n}": f"ResNet-{n}" for n in (18, 34, 50, 101, 152)},
-    **{f"vgg{n}": f"VGG-{n}" for n in (11, 13, 16, 19)},
-    "squeezenet1_1": "SqueezeNet",
-    "alexnet": "AlexNet",
-    **{f"densenet{n}": f"DenseNet-{n}" for n in (121, 169, 201)},
-    "convnext_base": "ConvNeXt-B",
-    "efficientnet_b0": "EfficientNet-B0",
-    "inception_v3": "Inception-v3",
-    "mobilenet_v2": "MobileNet-V2",
-    "swin_b": "Swin-B",
-    "vit_b_16": "ViT-B/16",
-    "xception": "Xception",
-    "mnist": "digits",
-    "mnist_cnn": "digit CNN",
-    "mnist_cnn_pgd": "digit CNN, PGD-trained",
-    "rar_flower": "RAR network, flowers",
-}
-DATA = {
-    "table": "table",
-    "published": "published",
-    "digits": "digits",
-    "photographs": "photographs",
-    "mnist_5k": "5,000 digits of MNIST",
-}
-TRAININGS = {
-    "natural": "natural",
-    "rar": "RAR",
-    "ig_norm": "IG-NORM",
-    "ig_sum_norm": "IG-SUM-NORM",
+FAMILIES = {  # of metrics, in the cross matrix
+    "removal": "removal",
+    "information": "information",
+    "sensitivity": "Sensitivity-n",
+    "stability": "stability",
+    "sanity": "sanity",
+    "equal_time": "at half the evaluations",
 }
 MODES = {"corrected": "corrected", "released": "as released", "paper_era": "paper-era code"}
 NAMES = ATTACKS | PATHS | RULES | METRICS | TWINS | NETWORKS | DATA | TRAININGS | MODES  # "top_k" is a metric first
+NAMES |= PENALTIES | DENSITY | FAMILIES
 
 
 def named(value) -> str:

@@ -39,11 +39,12 @@ def maps_grid(images: list, maps: dict[str, list], *, rows: list[str] | None = N
     signed = any(np.min(grid) < 0 for column in maps.values() for grid in column)
     limits = np.array([[np.quantile(np.abs(grid), 0.995) for grid in column] for column in maps.values()])
     limits = np.broadcast_to(limits.max(axis=1 if share == "column" else 0, keepdims=True), limits.shape)
+    cell = min(1.25, 6.5 / (1 + len(maps)))  # inches; the grid is no wider than a page
     with house():
         fig, axes = plt.subplots(
             len(images),
             1 + len(maps),
-            figsize=(1.25 * (1 + len(maps)) + 0.4, 1.3 * len(images) + 0.5),
+            figsize=(cell * (1 + len(maps)) + 0.4, (cell + 0.05) * len(images) + 0.5),
             squeeze=False,
             layout="compressed",
         )
