@@ -51,7 +51,7 @@ claim-%: $(READY)  ## one claim by its name in params/claims.yaml
 	@$(RUN) claim $* $(OPTIONS)
 
 test: $(READY)  ## the tests, the examples in docstrings and every notebook's smoke run among them
-	@OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist loadfile
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 test-slow: $(READY)  ## the tests that take longer: killed clusters, the whole of PROFILE=imagenet on made-up photographs
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -m slow
