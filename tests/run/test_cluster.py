@@ -1,5 +1,6 @@
 """Units on several workers: the same rows to the bit, and nothing lost when a part of the cluster dies."""
 
+import json
 import os
 import random
 import signal
@@ -345,12 +346,17 @@ def test_workers_that_do_not_see_the_folder_are_refused(two, tmp_path, monkeypat
         run(tmp_path)
 
 
-@pytest.mark.parametrize(("cores", "gigabytes", "expected"), [(16, 8, 2), (2, 64, 2), (4, 1, 1), (16, 64, 16)])
+@pytest.mark.parametrize(("cores", "gigabytes", "expected"), [(16, 11, 2), (2, 64, 2), (4, 1, 1), (12, 64, 12)])
 def test_as_many_workers_as_cores_and_memory_allow(cores, gigabytes, expected, monkeypatch):
     monkeypatch.setattr("dask.system.cpu_count", lambda: cores)
     monkeypatch.setattr("distributed.system.memory_limit", lambda: gigabytes * 10**9)
     assert cluster.affordable(0) == expected
     assert cluster.affordable(3) == 3
+
+
+def test_no_process_of_the_record_took_more_than_a_worker_is_given():
+    record = json.loads((ROOT / "results" / "laptop" / "provenance.json").read_text(encoding="utf-8"))
+    assert max(entry.get("peak_memory_mb", 0) for entry in record.values()) / 1000 < cluster.WORKER_GB
 
 
 def test_gpus_are_those_that_cuda_may_see(monkeypatch):
