@@ -10,8 +10,8 @@ def bca_ends(resampled: np.ndarray, estimate: float, left_out: np.ndarray, *, le
     resampled: (R,) the statistic of R resamples; estimate: of the units themselves; left_out: (n,) of all units but one
 
     scipy.stats.bootstrap(method="BCa") gives the same ends, but evaluates the statistic n times for them. A resample
-    that differs from the estimate by rounding alone (six images in another order, or scores stored with seven digits)
-    is a tie here, so that the ends depend neither on the order of a sum nor on where the scores were read.
+    that differs from the estimate by rounding alone (six images in another order) is a tie here, so that the ends do
+    not depend on the order of a sum.
 
     >>> values = np.arange(20.0) ** 2
     >>> means = values[np.random.default_rng(0).integers(20, size=(999, 20))].mean(1)
