@@ -13,7 +13,7 @@ from lib import ROOT, InputError
 from lib.store.workers import ADDRESS, PATIENCE, cluster
 
 SLURM = "slurm"  # what CLUSTER= says for jobs of this batch system
-WORKER_GB = 5  # what a process holds at most after units of all experiments, with its libraries: 4.7 in the record
+WORKER_GB = 7  # what a process holds at most after units of all experiments, with its libraries: 6.2 in the records
 # glibc gives the memory of a layer's output back to the system and asks for it again at the next layer, page by page,
 # which takes a fifth of a network's time on a CPU. It is told to keep what it has; Dask would tell it the opposite.
 MALLOC = {"MALLOC_TRIM_THRESHOLD_": str(2**31), "MALLOC_MMAP_THRESHOLD_": str(2**30)}

@@ -17,6 +17,7 @@ import torch
 
 from lib import ROOT, InputError
 from lib.attribution import IDGI, Guided, Riemann, attribute
+from lib.reporting.records import RECORDS
 from lib.run import cluster
 from lib.run.cluster import at_address, local_cluster, workers_for
 from lib.store import workers
@@ -346,7 +347,7 @@ def test_workers_that_do_not_see_the_folder_are_refused(two, tmp_path, monkeypat
         run(tmp_path)
 
 
-@pytest.mark.parametrize(("cores", "gigabytes", "expected"), [(16, 11, 2), (2, 64, 2), (4, 1, 1), (12, 64, 12)])
+@pytest.mark.parametrize(("cores", "gigabytes", "expected"), [(16, 15, 2), (2, 64, 2), (4, 1, 1), (12, 90, 12)])
 def test_as_many_workers_as_cores_and_memory_allow(cores, gigabytes, expected, monkeypatch):
     monkeypatch.setattr("dask.system.cpu_count", lambda: cores)
     monkeypatch.setattr("distributed.system.memory_limit", lambda: gigabytes * 10**9)
@@ -354,8 +355,9 @@ def test_as_many_workers_as_cores_and_memory_allow(cores, gigabytes, expected, m
     assert cluster.affordable(3) == 3
 
 
-def test_no_process_of_the_record_took_more_than_a_worker_is_given():
-    record = json.loads((ROOT / "results" / "laptop" / "provenance.json").read_text(encoding="utf-8"))
+@pytest.mark.parametrize("profile", RECORDS)
+def test_no_process_of_a_record_took_more_than_a_worker_is_given(profile):
+    record = json.loads((ROOT / "results" / profile / "provenance.json").read_text(encoding="utf-8"))
     assert max(entry.get("peak_memory_mb", 0) for entry in record.values()) / 1000 < cluster.WORKER_GB
 
 
