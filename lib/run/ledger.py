@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lib.run.notebooks import python_cells, read_notebook
 from lib.run.study import DATA, Job, Study
+from lib.run.verification import tables_in
 from lib.store import provenance
 from lib.store.digest import digest
 from lib.store.files import content_digest, write_atomically
@@ -82,7 +83,8 @@ def stamps(this: Study) -> dict[str, int]:
 def record(
     this: Study, job: Job, identity: dict, *, before: Mapping[str, int], beside: Collection[str], used: dict
 ) -> None:
-    """Note a finished notebook: privately, to skip it next time; publicly, in provenance.json.
+    """Note a finished notebook: privately, to skip it next time; publicly, in provenance.json, with what tells whether
+    a table is as it left it.
 
     before    `stamps` when it started: what has another one now was made since, by this notebook or by one `beside` it,
               because the run holds the output folder for itself
@@ -99,6 +101,7 @@ def record(
         "settings": {name: value for name, value in settings.items() if name != "output"},
         "seed": job.values.get("seed"),
         "versions": provenance.versions(),
+        "tables": {path.name: made[name] for name, path in _tables(this).items() if name in made},
         **used,
     }
     ledger = this.results / LEDGER
@@ -108,6 +111,12 @@ def record(
     _write_json(ledger, known | {job.name: public})
     finished = time.strftime("%Y-%m-%d %H:%M")
     _write_json(this.state(job.name), {"finished": finished, "fingerprint": identity, "products": made})
+
+
+def _tables(this: Study) -> dict[str, Path]:
+    """The tables among the products."""
+    tables = {*tables_in(this.results).values()}
+    return {name: path for name, path in this.products().items() if path in tables and path.name not in REPORTED}
 
 
 def _maker(product: str, notebooks: Collection[str]) -> str:

@@ -13,6 +13,7 @@ from lib import ROOT, InputError
 from lib.reporting.claims import COLUMNS, Claim, check, judge, load_registry
 from lib.reporting.claims.evidence import fewest_units
 from lib.reporting.statistics import holm, interval, sign_flip
+from lib.store.files import content_digest
 
 NOTEBOOKS = {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")}
 SIDES = {"a": {"rule": "idgi"}, "b": {"rule": "riemann"}}
@@ -466,6 +467,24 @@ def test_a_missing_notebook_and_missing_rows_are_verdicts(tmp_path):
     assert (row["verdict"], row["note"]) == ("not run", "the table has no rows with rule = random")
 
 
+def finished(results, table, **record):
+    """Note that a notebook ended with this table."""
+    tables = {table: content_digest(results / table)}
+    (results / "provenance.json").write_text(json.dumps({table.split(".")[0]: {"tables": tables, **record}}))
+
+
+def test_a_table_counts_only_as_a_finished_notebook_left_it(tmp_path):
+    table, registry = scores(cells(0.1)), [claim(ORDER)]
+    table.to_csv(tmp_path / "nb.csv", index=False)
+    cut_off = judge(tmp_path, registry=registry)
+    finished(tmp_path, "nb.csv")
+    assert judge(tmp_path, registry=registry)["verdict"].tolist() == ["holds here"]
+    table.assign(value=table["value"] + 1).to_csv(tmp_path / "nb.csv", index=False)  # another run began, and stopped
+    for rows in (cut_off, judge(tmp_path, registry=registry)):
+        assert rows["verdict"].tolist() == ["not run"]
+        assert rows["note"].tolist() == ["nb has a table that no finished run left: make reproduce ONLY=nb"]
+
+
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
 def test_judge_reads_tables_and_provenance(tmp_path, suffix):
     table = pd.concat([scores(cells(0.1)), scores(cells(0.1), mode="released")])
@@ -473,8 +492,7 @@ def test_judge_reads_tables_and_provenance(tmp_path, suffix):
     table.to_csv(tmp_path / "nb.csv", index=False) if suffix == "csv" else table.to_parquet(tmp_path / "nb.parquet")
     registry = [claim({**ORDER, "where": {"path": "none"}})]
     for images, expected in (("val", "reproduced"), ("packaged", "holds with the paper's network")):
-        settings = {"nb": {"settings": {"setting": "paper", "images": images}}}
-        (tmp_path / "provenance.json").write_text(json.dumps(settings))
+        finished(tmp_path, f"nb.{suffix}", settings={"setting": "paper", "images": images})
         rows = judge(tmp_path, registry=registry)
         assert rows["verdict"].tolist() == ["holds here", expected]
         assert list(rows) == COLUMNS
@@ -488,6 +506,7 @@ def test_judge_keeps_the_registrys_order(tmp_path):
 def test_the_notebook_and_the_page_say_the_same(tmp_path):
     table = scores(cells(0.1, -0.2, 0.01), noise=3)
     table.to_csv(tmp_path / "nb.csv", index=False)
+    finished(tmp_path, "nb.csv")
     registry = [claim(ORDER), claim(SHARE, "C2"), claim(ORDER, "C3", notebook="other")]
     here = check("nb", table, registry=registry)
     page = judge(tmp_path, registry=registry)

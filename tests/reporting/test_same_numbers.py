@@ -11,10 +11,12 @@ import pandas as pd
 import pytest
 
 from lib import ROOT
-from lib.reporting.claims import COLUMNS, Claim
+from lib.reporting.claims import COLUMNS, Claim, read_provenance
 from lib.reporting.reading import SHOWN, verdict_table
 from lib.reporting.readme import claims_block, headlines_block
 from lib.reporting.reviewing import OPTIONS, checks_block
+from lib.run.verification import tables_in
+from lib.store.files import content_digest
 
 NUMBERS = ("estimate", "ci_low", "ci_high", "n", "cells", "cells_won", "p_holm")
 KEYS = ["claim", "metric", "protocol", "data", "network"]
@@ -214,6 +216,16 @@ def record(profile: str) -> pd.DataFrame:
 
 
 each_record = pytest.mark.parametrize("profile", OPTIONS)
+
+
+@each_record
+def test_the_tables_are_those_that_the_finished_notebooks_left(profile):
+    record(profile)
+    results = ROOT / "results" / profile
+    known = {name: kept for used in read_provenance(results).values() for name, kept in used.get("tables", {}).items()}
+    tables = {path.name: content_digest(path) for path in tables_in(results).values()}
+    tables.pop("claims.csv")
+    assert known == tables
 
 
 @each_record

@@ -1,5 +1,6 @@
 """Tables that need not fit in memory: stored in parts, selected, compared and judged as tables in memory are."""
 
+import json
 import re
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from lib import ROOT, InputError
 from lib.reporting import bands, claims, packing, stored, tables
 from lib.reporting.statistics import contrasts, paired, summary
 from lib.reporting.stored import StoredScores, portions, select
+from lib.store.files import content_digest
 
 BASE, OURS = {"rule": "riemann"}, {"rule": "idgi"}
 CELLS = ["metric", "path", "model"]
@@ -126,7 +128,10 @@ def test_every_kind_of_claim_is_judged_as_in_memory(both, tmp_path):
     ours, theirs = (claims.check("scores", each, registry=registry) for each in (scores, whole))
     pd.testing.assert_frame_equal(ours, theirs, rtol=1e-9)
     assert set(theirs["verdict"]) >= {"holds here", "inconclusive", "fails here"}
-    found = claims.judge(tmp_path / "results" / "laptop", registry=registry)
+    results = tmp_path / "results" / "laptop"
+    record = {"scores": {"tables": {path.name: content_digest(path) for path in results.glob("scores.*")}}}
+    (results / "provenance.json").write_text(json.dumps(record))
+    found = claims.judge(results, registry=registry)
     pd.testing.assert_frame_equal(found[claims.COLUMNS], theirs, rtol=1e-9)
 
 

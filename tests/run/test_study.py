@@ -20,6 +20,7 @@ from lib.run.execution import publishable
 from lib.run.ledger import fingerprint, read_json, why
 from lib.run.live import Line
 from lib.run.study import jobs_of, study
+from lib.store.files import content_digest
 
 # -- running, skipping, and the reasons ----------------------------------------------------------------------
 
@@ -46,6 +47,8 @@ def test_run_then_skip_then_every_reason_to_run_again(root, capsys):
     assert reproduce(study("laptop", root=root)) == 0
     assert pd.read_csv(table)["value"].tolist() == [7.5, 2.0]
     assert reason(root) == ""
+    left = read_json(root / "results" / "laptop" / "provenance.json")["first"]["tables"]
+    assert left == {"first.csv": content_digest(table)}
 
     content = table.read_text()
     table.write_text(content.replace("7.5", "7.6"))
@@ -381,7 +384,7 @@ def test_the_executed_copy_and_the_ledger_hold_no_machine_paths(root, tmp_path_f
 
     entry = read_json(this.results / "provenance.json")["first"]
     assert set(entry) == {
-        *("code", "parameters", "settings", "seed", "versions"),
+        *("code", "parameters", "settings", "seed", "versions", "tables"),
         *("seconds", "own_seconds", "device", "workers", "peak_memory_mb", "units", "units_reused", "unit_seconds"),
     }
     assert entry["seed"] == 0

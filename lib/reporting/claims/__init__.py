@@ -27,6 +27,7 @@ from lib.reporting.claims.registry import load_registry as load_registry
 from lib.reporting.claims.verdicts import NOT_TESTABLE, Finding
 from lib.reporting.stored import StoredScores, cells_of, select
 from lib.store.digest import digest
+from lib.store.files import content_digest
 
 _known: dict[str, pd.DataFrame] = {}  # verdicts on a notebook's claims, by the digest of its table
 
@@ -62,7 +63,8 @@ def judge(results: Path, *, registry: list[Claim] | None = None) -> pd.DataFrame
     """Verdicts on every claim of the registry from the tables in results/<profile>, in the registry's order.
 
     A notebook ran in its paper's setting when provenance.json there says so: its parameter `setting` was
-    "paper" and its images, or its table, were not the packaged ones.
+    "paper" and its images, or its table, were not the packaged ones. A table counts only as a
+    finished notebook left it: one of a notebook that was cut off, or that was changed since, is `not run`.
 
     returns: one row per claim, metric, protocol and population, with the columns COLUMNS
     """
@@ -74,18 +76,21 @@ def judge(results: Path, *, registry: list[Claim] | None = None) -> pd.DataFrame
         packaged = settings.get("images") == "packaged" or settings.get("nhanes") == ""
         own = settings.get("setting") == "paper" and not packaged
         setting = "paper" if own else "analogue"
-        needs = provenance.get(name, {}).get("needs", "")
-        rows.append(_judged(name, results, registry, setting, needs))
+        rows.append(_judged(name, results, registry, setting, provenance.get(name, {})))
     order = {claim.id: position for position, claim in enumerate(registry)}
     return pd.concat(rows).sort_values("claim", key=lambda ids: ids.map(order), kind="stable", ignore_index=True)
 
 
-def _judged(name: str, results: Path, registry: list[Claim], setting: str, needs: str) -> pd.DataFrame:
+def _judged(name: str, results: Path, registry: list[Claim], setting: str, record: dict) -> pd.DataFrame:
     """`check` of the table at hand, remembered: the page is rewritten after every notebook, and most tables stay."""
+    needs, tables = record.get("needs", ""), record.get("tables", {})
     files = [file for suffix in ("csv", "parquet") if (file := Path(results) / f"{name}.{suffix}").exists()]
+    if any(tables.get(file.name) != content_digest(file) for file in files):
+        files, needs = [], f"{name} has a table that no finished run left: make reproduce ONLY={name}"
     key = digest([name, files, registry, setting, needs])
     if key not in _known:
-        _known[key] = check(name, read_table(results, name), registry=registry, setting=setting, needs=needs)
+        scores = read_table(results, name) if files else None
+        _known[key] = check(name, scores, registry=registry, setting=setting, needs=needs)
     return _known[key]
 
 
@@ -117,7 +122,7 @@ def check(
     scores: the tidy table, judged once per value of its column `mode` (a table without one is `corrected`), and apart
         for photographs and digits, and for the paper's networks and others
     setting: "paper" where data and models are the paper's own, which allows `reproduced` and `contradicted`
-    needs: what the notebook that has no table lacked, for the note
+    needs: what the notebook that has no table of a finished run lacks, for the note
     returns: one row per claim, metric, protocol and population, with the columns COLUMNS
     """
     among("setting", setting, ("analogue", "paper"))
