@@ -248,18 +248,19 @@ def test_change_needs_two_numbers_of_steps():
 
 
 @pytest.mark.parametrize(
-    ("gains", "expected"),
+    ("gains", "expected", "said"),
     [
-        ((0.1, 0.1, 0.1, 0.1, -0.1), "holds here"),  # most, but not all
-        ((0.1, 0.1, 0.1, 0.1, 0.1), "fails here"),  # all
-        ((0.1, -0.1, -0.1, -0.1), "fails here"),  # not most
-        ((0.1, -0.1), "inconclusive"),  # the share is one half
-        ((0.1, 0.1, 0.1, 0.1, 0.0), "inconclusive"),  # no significant exception
+        ((0.1, 0.1, 0.1, 0.1, -0.1), "holds here", "4 won and 1 lost significantly"),
+        ((0.1, 0.1, 0.1, 0.1, 0.1), "fails here", "in all, where the claim says not in all"),
+        ((0.1, -0.1, -0.1, -0.1), "fails here", "1 won and 3 lost significantly"),
+        ((0.1, -0.1), "inconclusive", "1 won and 1 lost significantly"),
+        ((0.1, 0.1, 0.1, 0.1, 0.0), "inconclusive", "in most; whether in all is open"),
     ],
 )
-def test_share_most_but_not_all(gains, expected):
+def test_share_most_but_not_all(gains, expected, said):
     row = verdict(SHARE, scores(cells(*gains)))
     assert row["verdict"] == expected
+    assert said in row["note"] and (row["note"].count("in all") == said.count("in all"))
 
 
 def test_share_estimate_is_the_share_of_cells():

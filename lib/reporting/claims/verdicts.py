@@ -113,6 +113,7 @@ def share(test: dict, scores: pd.DataFrame | StoredScores, protocol: str, found:
         notes.append(too_few(n, 1, FEWEST))
     elif high < threshold or (universal and not found.lacking):
         outcome = "fails"
+        notes.append("in all, where the claim says not in all" if universal else "")
     elif low > threshold and exceptional and not found.lacking:
         outcome = "holds"
     elif n < fewest:
@@ -121,7 +122,7 @@ def share(test: dict, scores: pd.DataFrame | StoredScores, protocol: str, found:
     elif low <= threshold:
         notes.append(images_for(threshold, estimate, low, high, n))
     elif not exceptional:
-        notes.append(f"most, but no exception is significant; {would_decide(found.cells['needed'][~wins].min())}")
+        notes += ["in most; whether in all is open", would_decide(found.cells["needed"][~wins].min())]
     notes += [images_of_cells(found), *said_of_lacking(found.lacking)]
     return Finding(outcome, joined(notes), estimate, low, high, n, p, len(inside), won)
 
