@@ -2,8 +2,10 @@
 
 import re
 from collections import Counter
+from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
+from types import MappingProxyType
 
 import jinja2
 from markupsafe import Markup, escape
@@ -30,16 +32,18 @@ def page_of(
     profile: str,
     figures: dict[str, bytes],
     captions: dict[str, Caption],
+    beside: Mapping[str, bytes] = MappingProxyType({}),
 ) -> str:
     """The HTML page of the results of `profile`, beside the other records.
 
     records   the one that can decide most first
     figures   {name: content of its PNG or JPEG} of this profile; captions: {name: what its notebook says of it}
+    beside    figures of the other records, for the pictures of papers that this one has not drawn
     """
     tables = [dict(iter(record.claims.groupby("claim", sort=False))) for record in records]
     rows = {claim.id: [[*of[claim.id].itertuples()] if claim.id in of else [] for of in tables] for claim in registry}
     drawn = [figure_entry(name, content, captions.get(name)) for name, content in figures.items()]
-    papers = _papers(registry, rows, records, figures, drawn)
+    papers = _papers(registry, rows, records, {**beside, **figures}, drawn)
     claims = [claim_entry(claim, rows[claim.id], records, registry, drawn) for claim in registry]
     counted, table = headlines({record.profile: record.claims for record in records}, registry)
     finished = [each for each in records if any("seconds" in used for used in each.provenance.values())]
@@ -88,7 +92,7 @@ def _papers(
     registry: list[Claim],
     rows: dict[str, list[list]],
     records: list[Record],
-    figures: dict[str, bytes],
+    pictures: dict[str, bytes],
     drawn: list[dict],
 ) -> list[dict]:
     """What the page says of each paper that has claims, with the counts of the verdicts on its own claims."""
@@ -99,7 +103,7 @@ def _papers(
         own = [claim for claim in claims if claim.whose in ("paper", "ours")]
         decided = {claim.id: first_decided([*chain(*rows[claim.id])]) for claim in claims}
         counts = Counter(decided[claim.id].verdict if decided[claim.id] else "not run" for claim in own)
-        picture = figures.get(about[key]["picture"])
+        picture = pictures.get(about[key]["picture"])
         found.append(
             {
                 **about[key],

@@ -1,5 +1,6 @@
 """The page of claims: results/<profile>/claims.csv, a self-contained report.html, and the notebooks' pages with it."""
 
+from collections import ChainMap
 from pathlib import Path
 
 import pandas as pd
@@ -25,13 +26,24 @@ def build(profile: str, output: str | Path, *, registry: list[Claim] | None = No
     claims = judge(results, registry=registry)
     write_atomically(results / "claims.csv", claims.to_csv(index=False, float_format="%.6g"))
     captions = render_notebooks(results, drawn)
-    figures = {path.stem: path.read_bytes() for path in sorted(drawn.glob("[!.]*")) if path.suffix in (".png", ".jpeg")}
-    records = [
-        _record(name, results.parent / name, results) for name in (RECORDS if profile in RECORDS else (profile,))
-    ]
-    page = page_of([*filter(None, records)], registry, profile=profile, figures=figures, captions=captions)
+    shown = RECORDS if profile in RECORDS else (profile,)
+    records = [_record(name, results.parent / name, results) for name in shown]
+    others = [_figures(drawn.parent / name) for name in shown if name != profile]
+    page = page_of(
+        [*filter(None, records)],
+        registry,
+        profile=profile,
+        figures=_figures(drawn),
+        captions=captions,
+        beside=dict(ChainMap(*others)),
+    )
     write_atomically(results / "report.html", page)
     return claims
+
+
+def _figures(folder: Path) -> dict[str, bytes]:
+    """{name: content} of the figures in a folder."""
+    return {path.stem: path.read_bytes() for path in sorted(folder.glob("[!.]*")) if path.suffix in (".png", ".jpeg")}
 
 
 def _record(profile: str, folder: Path, here: Path) -> Record | None:

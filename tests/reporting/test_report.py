@@ -243,9 +243,9 @@ def test_the_page_needs_nothing_from_outside():
     assert not re.search(r"url\(|@import|https?:", html)
 
 
-def picture(colour=(200, 30, 30)):
+def picture(colour=(200, 30, 30), size=(30, 20)):
     buffer = io.BytesIO()
-    Image.new("RGB", (30, 20), colour).save(buffer, "PNG")
+    Image.new("RGB", size, colour).save(buffer, "PNG")
     return buffer.getvalue()
 
 
@@ -263,6 +263,17 @@ def test_build_writes_the_table_and_the_page(tmp_path):
         assert figure.size == (30, 20) and figure.getpixel((15, 10)) == (200, 30, 30)
     report.build("laptop", tmp_path, registry=REGISTRY)
     assert (results / "report.html").read_text(encoding="utf-8") == html
+
+
+def test_a_paper_has_the_picture_of_the_record_that_drew_it(tmp_path):
+    (tmp_path / "figures" / "laptop").mkdir(parents=True)
+    said = read_papers()["tmlr"]
+    (tmp_path / "figures" / "laptop" / f"{said['picture']}.png").write_bytes(picture(size=said["crop"][2:]))
+    report.build("laptop", tmp_path, registry=REGISTRY)
+    for profile, shown in (("laptop", 2), ("sample", 1), ("smoke", 0)):  # as a figure, too, where it was drawn
+        report.build(profile, tmp_path, registry=REGISTRY)
+        html = (tmp_path / "results" / profile / "report.html").read_text(encoding="utf-8")
+        assert html.count("data:image/webp") == shown, profile
 
 
 def test_a_record_beside_is_shown_if_it_has_the_columns_of_today(tmp_path):
