@@ -271,6 +271,14 @@ def test_a_single_x_has_intervals_beside_published_curves_too():
     assert len([segment for part in axis.collections for segment in part.get_segments()]) == 2
 
 
+def test_a_panel_with_a_single_x_has_intervals_beside_one_with_curves():
+    table = curve_table([1, 5])
+    axis, other = draw_curves(table[(table["metric"] != "ssim") | (table["stage"] == 5)]).axes[1::-1]
+    assert [list(line.get_xdata()) for line in axis.lines] == [[4.8], [5.2]]
+    assert len([segment for part in axis.collections for segment in part.get_segments()]) == 2
+    assert [list(line.get_xdata()) for line in other.lines] == [[1, 5], [1, 5]]
+
+
 def test_a_few_points_keep_their_colour():
     colours = plots.palette(["riemann", "idgi", "riemann_abs", "random", "squared_gradient"])
     with plots.house():

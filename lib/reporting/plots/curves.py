@@ -121,12 +121,12 @@ def curve_panels(
     texts = [] if pd.api.types.is_numeric_dtype(table[x]) and not alone else at_all
     place = texts.index if texts else float
     colours = palette([*table[lines], *published[lines]])
-    points = table[x].nunique() == 1
     apart = 0.3 if texts else 0.05 * np.ptp(at_all or [0])
-    beside = dict(zip(colours, np.linspace(-apart, apart, len(colours)) * points, strict=True))
+    beside = dict(zip(colours, np.linspace(-apart, apart, len(colours)), strict=True))
     with house():
         fig, axes = _small_multiples(table[panels].unique(), widest=3 if texts else 4, one_scale=one_scale)
         for title, axis in axes.items():
+            points = table.loc[table[panels] == title, x].nunique() == 1
             for name in colours:
                 ours, theirs = (
                     rows[(rows[panels] == title) & (rows[lines] == name)].sort_values(x, key=lambda at: at.map(place))
@@ -134,7 +134,7 @@ def curve_panels(
                 )
                 if len(ours):
                     look = {"color": colours[name], "marker": ".", **(styles or {}).get(name, {})}
-                    at = ours[x].map(place) + beside[name]
+                    at = ours[x].map(place) + beside[name] * points
                     axis.plot(at, ours["mean"], label=named(name), **look)
                     if points:
                         axis.vlines(at, ours["low"], ours["high"], color=look["color"], linewidth=1)
