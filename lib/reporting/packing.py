@@ -24,22 +24,27 @@ def as_stored(values: np.ndarray) -> np.ndarray:
 
 
 def with_stored_numbers(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with what `as_stored` keeps of its columns `value`, if of numbers, and `curve`."""
+    """The table with what `as_stored` keeps of its columns `value`, if of numbers, and `curve`.
+
+    A unit without a single number in its curves was stored without their type: its curves are missing numbers again.
+    """
     rounded = {"value": as_stored} if "value" in table.select_dtypes("float") else {}
     if "curve" in table:
-        rounded["curve"] = lambda curves: curves.map(as_stored)
+        rounded["curve"] = lambda curves: curves.map(lambda curve: as_stored(np.asarray(curve, float)))
     return table.assign(**{name: how(table[name]) for name, how in rounded.items()})
 
 
 def joined_frames(frames: Iterable[pd.DataFrame]) -> Iterator[pd.DataFrame]:
-    """Frames joined until they hold `MOST` values; the last part may hold fewer, one frame is not divided."""
+    """Frames with their stored numbers, joined until they hold `MOST` values; the last part may hold fewer, and one
+    frame is not divided.
+    """
     held, size = [], 0
     for frame in frames:
         values = frame.size + sum(each.dropna().map(len).sum() for _, each in frame.items() if each.dtype == object)
         if held and size + values > MOST:
             yield _joined(held)
             held, size = [], 0
-        held.append(frame)
+        held.append(with_stored_numbers(frame))
         size += values
     yield _joined(held)
 
@@ -52,7 +57,7 @@ def _joined(frames: list[pd.DataFrame]) -> pd.DataFrame:
 
 def packed(table: pd.DataFrame, schema: pa.Schema, *, level: int) -> bytes:
     """The bytes of a parquet file, packed in the smaller of two ways."""
-    columns = pa.Table.from_pandas(with_stored_numbers(table), schema=schema, preserve_index=False)
+    columns = pa.Table.from_pandas(table, schema=schema, preserve_index=False)
     leaves = {
         f"{field.name}.list.element" if pa.types.is_list(field.type) else field.name: field for field in columns.schema
     }

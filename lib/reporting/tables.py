@@ -136,9 +136,8 @@ def save_parquet(table: pd.DataFrame, name: str, profile: str, output: str) -> p
     The columns `value` and `curve` keep what `packing.as_stored` does; all else is exact: rows are selected by it.
     returns: the table with the numbers that are stored, so that what is judged is what a reader of the file finds
     """
-    stored = with_stored_numbers(table)
-    save_parts([stored], name, profile, output)
-    return stored
+    save_parts([table], name, profile, output)
+    return with_stored_numbers(table)
 
 
 def save_parts(frames: Iterable[pd.DataFrame], name: str, profile: str, output: str) -> StoredScores:

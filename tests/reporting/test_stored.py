@@ -213,6 +213,22 @@ def test_a_stored_table_says_nothing_of_the_seconds_it_took(tmp_path):
     assert files[0] == files[1]
 
 
+@pytest.mark.parametrize("most", [10**6, 1], ids=["one file", "parts"])
+def test_curves_of_a_unit_without_a_number_are_missing_numbers(tmp_path, monkeypatch, most):
+    monkeypatch.setattr(packing, "MOST", most)
+    files = [tmp_path / "none.parquet", tmp_path / "some.parquet"]  # the type of the first tells nothing
+    for file, curve in zip(files, ([np.nan, np.nan], [0.5, np.nan]), strict=True):
+        unit(0).assign(curve=[curve] * len(unit(0))).to_parquet(file, index=False)
+    expected = [[np.nan, np.nan], [0.5, np.nan]]
+    tables.save_parts(tables.unit_frames(files), "parts", "laptop", tmp_path)
+    at_once = pd.concat(map(pd.read_parquet, files), ignore_index=True)
+    judged = tables.save_parquet(at_once, "whole", "laptop", tmp_path)
+    for table in (pd.read_parquet(tmp_path / "results" / "laptop" / f"{name}.parquet") for name in ("parts", "whole")):
+        assert len(table) == len(at_once)
+        np.testing.assert_equal(np.stack(table["curve"])[[0, -1]].tolist(), expected)
+    np.testing.assert_equal(np.stack(judged["curve"])[[0, -1]].tolist(), expected)
+
+
 def test_a_damaged_unit_is_removed_and_named(tmp_path):
     file = tmp_path / "unit-1.parquet"
     unit(0).assign(curve=[[0.0]] * len(unit(0))).to_parquet(file, index=False, write_page_checksum=True)
