@@ -10,7 +10,6 @@ from torch import Tensor
 from lib.data.imagenet import CLASSES, class_name
 from lib.experiments.exploration import Explored
 from lib.reporting import plots
-from lib.reporting.plots.house import legend_above
 from lib.reporting.rivals import method_name
 
 LARGER, LETTERS = 1.7, 1.3  # figure and letters, in their sizes in a notebook that is read
@@ -41,12 +40,7 @@ def curves_figure(found: Explored) -> Figure:
     panels = {game: dict(zip(names, curves.numpy().swapaxes(0, 1), strict=True)) for game, curves in games.items()}
     several = f", mean of {len(found.of.images)} images" if len(found.of.images) > 1 else ""
     words = {"xlabel": "share of the pixels", "ylabel": f"probability{several}"}
-    figure = plots.curves(found.curves.fractions.numpy(), panels, **words)
-    for axis in figure.axes:
-        axis.get_legend().remove()
-    with plots.house():
-        legend_above(figure, figure.axes, columns=3)
-    return _enlarged(figure)
+    return _enlarged(plots.curves(found.curves.fractions.numpy(), panels, **words))
 
 
 def numbers_table(found: Explored) -> pd.DataFrame:

@@ -53,8 +53,13 @@ def test_maps_have_titles_and_a_map_of_zeros_is_drawn():
 
 def test_curves_draw_the_mean_in_the_rules_colour_inside_its_band():
     values = np.random.default_rng(0).random((15, 4))
-    axis = plots.curves(range(4), {"insertion": {"idgi": values}}, xlabel="x", ylabel="y").axes[0]
+    panels = {"insertion": {"idgi": values}, "deletion": {"idgi": values}}
+    figure = plots.curves(range(4), panels, xlabel="x", ylabel="y")
+    axis = figure.axes[0]
     assert axis.get_title() == "insertion"
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+        plots.named("idgi")
+    ]  # no panel hides a curve
     np.testing.assert_allclose(axis.lines[0].get_ydata(), values.mean(0))
     assert to_hex(axis.lines[0].get_color()).upper() == plots.COLOURS["idgi"]
     edges = axis.collections[0].get_paths()[0].vertices[:, 1]

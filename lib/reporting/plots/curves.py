@@ -19,7 +19,7 @@ APART = 1.4  # how many times the one before a labelled tick of a logarithmic ax
 
 
 def curves(x, panels: dict[str, dict[str, np.ndarray]], *, xlabel: str, ylabel: str) -> Figure:
-    """Mean curves over images with pointwise 95 % bootstrap bands, a panel beside the other.
+    """Mean curves over images with pointwise 95 % bootstrap bands, a panel beside the other, under one legend.
 
     x: (points,);  panels: {title: {label: (images, points)}}, a rule's name giving its colour
     """
@@ -32,7 +32,7 @@ def curves(x, panels: dict[str, dict[str, np.ndarray]], *, xlabel: str, ylabel: 
                 axis.plot(x, mean, color=colour, label=named(label))
                 axis.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
             axis.set(xlabel=xlabel, ylabel=ylabel, title=named(title))
-            axis.legend()
+        legend_above(fig, axes.flat, columns=3)
     return fig
 
 
