@@ -253,7 +253,10 @@ def test_an_image_that_does_not_fit_alone_is_one_sentence(call, case):
 
 @pytest.mark.parametrize("call", [NETWORKED[f"sensitivity_n_{fill}"] for fill in FILLS], ids=FILLS)
 def test_masks_are_drawn_once_whatever_fails(call, case):
-    """The images that a network with little memory sees are those that one with enough sees."""
+    """The images that a network with little memory sees are those that one with enough sees.
+
+    But for the last bit of the mean fill: some processors sum the pixels that stay in another order for fewer masks.
+    """
     shown = {}
     for room in (10**6, 3):
 
@@ -264,7 +267,7 @@ def test_masks_are_drawn_once_whatever_fails(call, case):
                 return answer
 
         call(Noting(room), *case)
-    assert torch.equal(*(torch.cat(images) for images in shown.values()))
+    torch.testing.assert_close(*(torch.cat(images) for images in shown.values()), rtol=0, atol=1e-15)
 
 
 @pytest.mark.parametrize("call", [NETWORKED["insertion"], NETWORKED["diffid"], NETWORKED["masks"]])
