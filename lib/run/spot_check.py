@@ -15,10 +15,11 @@ from lib.store.workers import one_thread
 
 SAVED = ("tables.save_csv", "tables.save_parquet", "tables.save_parts")
 # Computed whole, because other units, or other rows, are made from all of their rows: which photographs a network
-# recognises, the maps that networks are retrained by, trainings among which the best is chosen or whose weights are
-# read afterwards, and those whose accuracies make an area.
+# recognises, where its gradients are rough on all of them, the maps that networks are retrained by, trainings among
+# which the best is chosen or whose weights are read afterwards, and those whose accuracies make an area.
 WHOLE = (
     "lib.experiments.density.validated",
+    "lib.experiments.evaluations.roughness",
     "lib.experiments.idgi.predicted",
     "lib.experiments.retraining.ranked",
     "lib.experiments.retraining.retrained",

@@ -9,7 +9,17 @@ from lib.reporting.deviation import CLOCK, allowed, interval_width, selects_seco
 from lib.store.files import read_yaml
 
 MEASURED = ("metric", "axiom", "quantity")  # columns that say what a number measures
-ABOUT = ("image", "model", "twin", "method", "data", "training", "seed", "experiment")  # what tells units apart
+ABOUT = (
+    "image",
+    "label",
+    "model",
+    "twin",
+    "method",
+    "data",
+    "training",
+    "seed",
+    "experiment",
+)  # what tells units apart
 
 
 def tables_in(folder: Path) -> dict[str, Path]:

@@ -110,6 +110,18 @@ def test_units_whose_rows_make_others_are_computed_whole(recorded, monkeypatch, 
     assert "20 of 20 units" in capsys.readouterr().out
 
 
+def test_the_seconds_of_a_unit_do_not_ask_for_the_scores_of_its_image():
+    keys = {
+        "image": "a",
+        "model": "net",
+        "metric": ["m", "evaluations"],
+        "label": [3, -1],
+    }  # timed: no class of its own
+    table = pd.DataFrame(keys | {"value": [0.5, 4.0]})
+    assert compare(table, table[1:], units=True) == "1 rows equal"
+    assert compare(table.assign(label=3), table[1:].assign(label=3), units=True).startswith("DIFFERS: 1 rows only comm")
+
+
 def test_rows_without_a_column_about_units_are_compared_whole():
     table = pd.DataFrame({"axiom": ["a", "b"], "value": [1.0, 2.0]})
     assert compare(table, table, units=True) == "2 rows equal"
