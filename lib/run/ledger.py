@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lib.run.notebooks import python_cells, read_notebook
 from lib.run.study import DATA, Job, Study
-from lib.run.verification import tables_in
+from lib.run.verification import TABLES
 from lib.store import provenance
 from lib.store.digest import digest
 from lib.store.files import content_digest, write_atomically
@@ -101,7 +101,7 @@ def record(
         "settings": {name: value for name, value in settings.items() if name != "output"},
         "seed": job.values.get("seed"),
         "versions": provenance.versions(),
-        "tables": {path.name: made[name] for name, path in _tables(this).items() if name in made},
+        "tables": {path.name: made[name] for name, path in this.products().items() if name in made and _is_table(path)},
         **used,
     }
     ledger = this.results / LEDGER
@@ -113,10 +113,8 @@ def record(
     _write_json(this.state(job.name), {"finished": finished, "fingerprint": identity, "products": made})
 
 
-def _tables(this: Study) -> dict[str, Path]:
-    """The tables among the products."""
-    tables = {*tables_in(this.results).values()}
-    return {name: path for name, path in this.products().items() if path in tables and path.name not in REPORTED}
+def _is_table(path: Path) -> bool:
+    return path.suffix in TABLES and path.name not in REPORTED
 
 
 def _maker(product: str, notebooks: Collection[str]) -> str:

@@ -8,23 +8,15 @@ import pandas as pd
 from lib.reporting.deviation import CLOCK, allowed, interval_width, selects_seconds
 from lib.store.files import read_yaml
 
+TABLES = (".csv", ".parquet")
 MEASURED = ("metric", "axiom", "quantity")  # columns that say what a number measures
-ABOUT = (
-    "image",
-    "label",
-    "model",
-    "twin",
-    "method",
-    "data",
-    "training",
-    "seed",
-    "experiment",
-)  # what tells units apart
+# Columns that tell units apart.
+ABOUT = ("image", "label", "model", "twin", "method", "data", "training", "seed", "experiment")
 
 
 def tables_in(folder: Path) -> dict[str, Path]:
     """{name: path} of the tables in a folder of results."""
-    return {path.stem: path for path in folder.glob("*") if path.suffix in (".csv", ".parquet")}
+    return {path.stem: path for path in folder.glob("*") if path.suffix in TABLES}
 
 
 def compare_folders(

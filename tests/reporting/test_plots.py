@@ -57,9 +57,8 @@ def test_curves_draw_the_mean_in_the_rules_colour_inside_its_band():
     figure = plots.curves(range(4), panels, xlabel="x", ylabel="y")
     axis = figure.axes[0]
     assert axis.get_title() == "insertion"
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
-        plots.named("idgi")
-    ]  # no panel hides a curve
+    (legend,) = figure.legends  # above the panels, where it hides no curve
+    assert [text.get_text() for text in legend.get_texts()] == [plots.named("idgi")]
     np.testing.assert_allclose(axis.lines[0].get_ydata(), values.mean(0))
     assert to_hex(axis.lines[0].get_color()).upper() == plots.COLOURS["idgi"]
     edges = axis.collections[0].get_paths()[0].vertices[:, 1]
