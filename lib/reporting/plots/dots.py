@@ -7,6 +7,8 @@ from matplotlib.figure import Figure
 from lib.reporting.plots.house import COLOURS, UNDECIDED, house, legend_above, paler, palette
 from lib.reporting.plots.names import named
 
+SHORT = "{x:g}"  # 0, not 0.000: labels of narrow panels must not touch
+
 
 def forest(table: pd.DataFrame, *, xlabel: str, favours: tuple[str, str] = ("base", "IDGI")) -> Figure:
     """Paired differences with 95 % intervals: one panel per metric, one line per path and model.
@@ -40,6 +42,7 @@ def forest(table: pd.DataFrame, *, xlabel: str, favours: tuple[str, str] = ("bas
             axis.tick_params(axis="y", length=0)
             axis.margins(x=0.1)
             axis.locator_params(axis="x", nbins=3)
+            axis.xaxis.set_major_formatter(SHORT)
             axis.grid(axis="x", color="#dddddd", linewidth=0.5)
             axis.set_axisbelow(True)
             axis.spines["left"].set_visible(False)
@@ -108,6 +111,7 @@ def dots(
             axis.grid(axis="x", color="#dddddd", linewidth=0.5)
             axis.set_axisbelow(True)
             axis.locator_params(axis="x", nbins=4)
+            axis.xaxis.set_major_formatter(SHORT)
             axis.tick_params(axis="y", length=0)
             axis.spines["left"].set_visible(False)
         axes[0, 0].set_yticks(list(centres.values()), [named(row) for row in centres])

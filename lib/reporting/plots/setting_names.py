@@ -14,7 +14,7 @@ NETWORKS = {
     "swin_b": "Swin-B",
     "vit_b_16": "ViT-B/16",
     "xception": "Xception",
-    "mnist": "digits",
+    "mnist": "digit CNNs",  # with and without biases
     "mnist_cnn": "digit CNN",
     "mnist_cnn_pgd": "digit CNN, PGD-trained",
     "rar_flower": "RAR network, flowers",
