@@ -1,7 +1,8 @@
 """make bench: this code beside its own bare passes and beside other libraries, both sides timed in turns.
 
-One process, one thread of torch on a CPU, as the study computes its units. The ratio is ours / peer where the goal is
-an upper limit (what something may cost), and peer / ours where it is a lower one (how many times as fast it should be).
+One process, one thread of torch on a CPU, as the study computes its units; what a worker costs is measured with one
+beside it. The ratio is ours / peer where the goal is an upper limit (what something may cost), and peer / ours where it
+is a lower one (how many times as fast it should be).
 """
 
 import argparse
@@ -14,6 +15,7 @@ import pandas as pd
 from lib import ROOT, InputError
 from lib.reporting.readme import bench_block, update_block
 from lib.run.costs import cost_cases, peak_of_walk
+from lib.run.overheads import overhead_cases
 from lib.run.peers import peer_cases
 from lib.run.timing import Case
 from lib.store.files import write_atomically
@@ -25,7 +27,7 @@ COMMITTED = ROOT / "results" / "bench.csv"  # whose table docs/times.md shows
 
 def cases(steps: int = STEPS, images: int = IMAGES) -> list[Case]:
     """What there is to measure."""
-    return [*cost_cases(steps, images), *peer_cases(steps, images)]
+    return [*cost_cases(steps, images), *peer_cases(steps, images), *overhead_cases()]
 
 
 def measure(found: list[Case], *, runs: int, output: Path, only: str = "") -> pd.DataFrame:

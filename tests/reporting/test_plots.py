@@ -1,6 +1,7 @@
 """Figures: what is drawn, on which scale, and files that do not change from run to run."""
 
 import io
+from itertools import pairwise
 
 import matplotlib
 
@@ -100,7 +101,8 @@ def test_forest_groups_lines_by_path_and_colours_them_by_what_they_decide():
 
 
 def test_tick_labels_of_narrow_panels_do_not_touch():
-    span = {"insertion": 0.045, "insertion_ratio": 0.06, "aic": 0.045, "sic": 0.04, "aic_msssim": 0.03, "sic_msssim": 0.02}
+    span = {"insertion": 0.045, "insertion_ratio": 0.06, "aic": 0.045, "sic": 0.04}
+    span |= {"aic_msssim": 0.03, "sic_msssim": 0.02}
     rows = [{"metric": name, "mean": 0, "low": -0.9 * high, "high": high, "n": 9} for name, high in span.items()]
     figure = plots.forest(pd.DataFrame(rows).assign(path="guided", model="efficientnet_lite0"), xlabel="difference")
     figure.canvas.draw()
@@ -108,7 +110,7 @@ def test_tick_labels_of_narrow_panels_do_not_touch():
         low, high = axis.get_xlim()
         ticks = [tick for tick in axis.xaxis.get_major_ticks() if low <= tick.get_loc() <= high]
         boxes = [tick.label1.get_window_extent() for tick in ticks]
-        assert all(left.x1 < right.x0 for left, right in zip(boxes, boxes[1:], strict=False))
+        assert all(left.x1 < right.x0 for left, right in pairwise(boxes))
 
 
 def test_steps_puts_the_authors_log_only_where_it_belongs():

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from functools import partial
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ import torch
 
 from lib import InputError
 from lib.attribution import Blur, Guided, Straight
-from lib.run import bench, costs, peers, timing
+from lib.run import bench, costs, overheads, peers, timing
 from lib.run.timing import Case
 
 COLUMNS = ["case", "ours", "peer", "ratio_median", "ratio_low", "ratio_high", "runs", "device", "goal", "met"]
@@ -54,10 +55,12 @@ def tiny(monkeypatch):
         model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(x[0].numel(), 3, bias=False)).eval()
         return model.requires_grad_(False), x[:1].expand(images, -1, -1, -1), torch.zeros(images, dtype=torch.long)
 
-    for module in (costs, peers):
+    for module in (costs, peers, overheads):
         monkeypatch.setattr(module, "photographed", photographed)
     monkeypatch.setattr(costs, "untrained", untrained)
     monkeypatch.setattr(peers, "TOGETHER", (2, 3))
+    monkeypatch.setattr(overheads, "LONG", 1e-9)
+    monkeypatch.setattr(overheads, "MANY", 3)
     return nets
 
 
@@ -170,7 +173,8 @@ def test_every_case_runs_by_one_thread_and_the_table_has_the_contract_s_columns(
     )
     assert ((table["met"] == "") == (table["goal"] == "")).all() and set(table["met"]) <= {True, False, ""}
     assert table["measured_in"].tolist().count("MB") == 2
-    assert len(commands) == 4 and all(command[:3] == ["-m", "lib.run.bench", "--peak-of-walk"] for command in commands)
+    walks = [command for command in commands if command[:2] == ["-m", "lib.run.bench"]]  # Dask asks the system for more
+    assert len(walks) == 4 and all(command[2] == "--peak-of-walk" for command in walks)
 
 
 def one_threaded(measure, runs):
@@ -284,3 +288,12 @@ def test_the_released_mask_schedule_shows_96_images_for_each(tiny):
     assert [len(each) for each in shown] == [2 * 96, 96]
     # the last of the first image's is that of order absolute, remove, fraction 1: every pixel with a score
     torch.testing.assert_close(shown[0][95], x[0])
+
+
+# Units on a worker
+
+
+def test_units_computed_on_either_side_leave_nothing_behind(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    overheads.worker_sides("", overheads.empty, range(3))[1]()
+    assert not [*tmp_path.iterdir()]

@@ -131,6 +131,19 @@ def test_trainings_as_units_are_all_begun(planned, tmp_path):
     assert planned.units[1].cost["rest"] == 0  # their weights are kept
 
 
+def test_a_training_of_its_own_counts_with_each_unit(planned, tmp_path):
+    """As in density regularisation: each unit trains a network, keeps its weights, and scores it."""
+
+    def compute(seed):
+        return training_unit(partial(digit_network, cache=tmp_path, seed=seed))
+
+    units.evaluate({str(seed): seed for seed in range(6)}, compute, cache=tmp_path, label="trained and scored")
+    digits_once = planned.tally.once
+    units.evaluate({"0": partial(digit_network, cache=tmp_path, seed=9)}, training_unit, cache=tmp_path, label="alone")
+    own, alone = (each.cost["rest"] for each in planned.units)
+    assert digits_once == 0 and 0.4 * alone < own < 2.5 * alone and "trained" not in planned.units[0].cost
+
+
 def test_finished_hands_on_a_file_of_rows_for_every_unit(planned, tmp_path):
     compute = partial(toy, iterations=1, samples=1)
     found = units.finished(asked(LITE, tmp_path), compute, cache=tmp_path, label="toy")

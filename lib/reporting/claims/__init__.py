@@ -76,21 +76,22 @@ def judge(results: Path, *, registry: list[Claim] | None = None) -> pd.DataFrame
         packaged = settings.get("images") == "packaged" or settings.get("nhanes") == ""
         own = settings.get("setting") == "paper" and not packaged
         setting = "paper" if own else "analogue"
-        rows.append(_judged(name, results, registry, setting, provenance.get(name, {})))
+        claims = [claim for claim in registry if claim.notebook == name]
+        rows.append(_judged(name, results, claims, setting, provenance.get(name, {})))
     order = {claim.id: position for position, claim in enumerate(registry)}
     return pd.concat(rows).sort_values("claim", key=lambda ids: ids.map(order), kind="stable", ignore_index=True)
 
 
-def _judged(name: str, results: Path, registry: list[Claim], setting: str, record: dict) -> pd.DataFrame:
+def _judged(name: str, results: Path, claims: list[Claim], setting: str, record: dict) -> pd.DataFrame:
     """`check` of the table at hand, remembered: the page is rewritten after every notebook, and most tables stay."""
     needs, tables = record.get("needs", ""), record.get("tables", {})
     files = [file for suffix in ("csv", "parquet") if (file := Path(results) / f"{name}.{suffix}").exists()]
     if any(tables.get(file.name) != content_digest(file) for file in files):
         files, needs = [], f"{name} has a table that no finished run left: make reproduce ONLY={name}"
-    key = digest([name, files, registry, setting, needs])
+    key = digest([name, files, claims, setting, needs])
     if key not in _known:
         scores = read_table(results, name) if files else None
-        _known[key] = check(name, scores, registry=registry, setting=setting, needs=needs)
+        _known[key] = check(name, scores, registry=claims, setting=setting, needs=needs)
     return _known[key]
 
 
