@@ -293,7 +293,7 @@ def test_the_released_mask_schedule_shows_96_images_for_each(tiny):
 # Units on a worker
 
 
-def test_units_computed_on_either_side_leave_nothing_behind(tmp_path, monkeypatch):
+def test_units_computed_in_this_process_leave_nothing_behind(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     overheads.worker_sides("", overheads.empty, range(3))[1]()
     assert not [*tmp_path.iterdir()]
