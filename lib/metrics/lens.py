@@ -135,7 +135,8 @@ def compared(one: Described, other: Described, rows: Tensor, *, kendall: bool = 
         name = f"lens_{{}}_{w}" if w else "{}"
         found[name.format("spearman")] = rank_correlation(one.ranks[w], other.ranks[w][rows])
         if kendall:
-            pairs = zip(one.maps[w].flatten(1).numpy(), other.maps[w][rows].flatten(1).numpy(), strict=True)
+            both = (maps.double().flatten(1).numpy() for maps in (one.maps[w], other.maps[w][rows]))
+            pairs = zip(*both, strict=True)  # in double precision: SciPy 1.18 computes in that of its arguments
             found[name.format("kendall")] = torch.tensor([kendalltau(*pair).statistic for pair in pairs]).double()
     found["centre_shift"] = (one.centre - other.centre[rows]).norm(dim=1)
     usable = ~(one.ranks[0].isnan().any(1) | other.ranks[0][rows].isnan().any(1))  # neither map is constant

@@ -69,7 +69,7 @@ def own_network(
 
     >>> network = own_network(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval(), size=8)
     >>> x = network.tensor(Image.new("RGB", (30, 20), "white"))
-    >>> x.shape, network.model(x[None]).shape
+    >>> x.shape, network.model(x[None].to(best_device())).shape
     (torch.Size([3, 8, 8]), torch.Size([1, 3]))
     """
     require_eval(model)

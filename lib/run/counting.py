@@ -22,7 +22,7 @@ from lib.models.zoo import NETWORKS, best_device, untrained_model
 from lib.seeds import seeded
 
 PATCH, WIDTH = 16, 8  # pixels a side that `Counting` averages, and its channels
-ROWS = 8  # of a pass that is timed, as of one on a CPU; two where a row takes more than SLOW seconds
+ROWS, GPU_ROWS = 8, 128  # of a pass that is timed on a CPU, or GPU; two where a row takes more than SLOW seconds
 SLOW, LONG = 0.15, 0.6  # seconds: of a row, and of repeated passes
 
 
@@ -136,10 +136,10 @@ def _counting_seconds(side: int, product: bool) -> dict[str, float]:
 
 def _seconds(model: nn.Module, side: int, product: bool) -> dict[str, float]:
     device = next(model.parameters()).device
-    one, target = torch.rand(1, 3, side, side, device=device), torch.zeros(ROWS, dtype=torch.long, device=device)
-    first = _clocked(lambda: values_and_gradients(model, one, target[:1]))
-    rows = ROWS if first < SLOW else 2
-    x, target = one.repeat(rows, 1, 1, 1), target[:rows]
+    one, target = torch.rand(1, 3, side, side, device=device), torch.zeros(1, dtype=torch.long, device=device)
+    first = _clocked(lambda: values_and_gradients(model, one, target))
+    rows = GPU_ROWS if one.is_cuda else ROWS if first < SLOW else 2
+    x, target = one.repeat(rows, 1, 1, 1), target.repeat(rows)
     both = _median(lambda: values_and_gradients(model, x, target)) / rows
     with torch.no_grad():
         forward = _median(lambda: model(x)) / rows

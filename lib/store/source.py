@@ -106,9 +106,10 @@ def _file_of(name: str, root: Path) -> Path | None:
 
 @cache
 def _own(file: str | None) -> Path | None:
-    """The source file of a loaded module, unless it is installed or built in."""
-    installed = file is None or any(Path(file).is_relative_to(folder) for folder in (sys.prefix, sys.base_prefix))
-    return None if installed or not file.endswith(".py") else Path(file)
+    """The source file of a loaded module, unless it is installed (for all, for this user or elsewhere) or built in."""
+    if file is None or not file.endswith(".py") or {"site-packages", "dist-packages"} & {*Path(file).parts}:
+        return None
+    return None if any(Path(file).is_relative_to(folder) for folder in (sys.prefix, sys.base_prefix)) else Path(file)
 
 
 # A study asks for its keys again and again, and reading the syntax of some forty files takes a third of a second.

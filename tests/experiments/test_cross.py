@@ -15,7 +15,7 @@ from lib.experiments.cross_paths import ALSO_AT_HALF, ONE_LINE, PATHS, Returning
 from lib.experiments.cross_scores import FAMILIES, MODE, Protocol, removal, stable
 from lib.experiments.cross_tables import CHOSEN, FAMILY, METHODS, STANDING, TRIED
 from lib.metrics.diffid import area, diffid
-from lib.models.zoo import Network
+from lib.models.zoo import Network, best_device
 
 KEYS = ["image", "path", "rule", "steps", "metric"]
 CHOICE = {"paths": list(PATHS), "points": 4, "references": 2, "clusters": 1}
@@ -26,7 +26,7 @@ def network() -> Network:
     """A small random one of five classes, for images of 12 x 12."""
     torch.manual_seed(0)
     layers = [nn.Conv2d(3, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(3), nn.Flatten(), nn.Linear(54, 5)]
-    model = nn.Sequential(*layers).eval().requires_grad_(False)
+    model = nn.Sequential(*layers).eval().requires_grad_(False).to(best_device())
     return Network("small", model, 12, 12, "bilinear", (0.5,) * 3, (0.25,) * 3, "none")
 
 
@@ -38,11 +38,11 @@ def of(tmp_path_factory):
         pixels = np.random.default_rng(number).integers(0, 256, (20, 20, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"{number}.png")
         photos.append(Photograph(folder / f"{number}.png", number, f"p{number}"))
-    x = torch.stack([small.tensor(load_image(photo)) for photo in photos])
+    x = torch.stack([small.tensor(load_image(photo)) for photo in photos]).to(best_device())
     with torch.no_grad():
         target = small.model(x).argmax(1)
     target[3] = (target[3] + 1) % 5
-    pool = torch.rand(30, 3, 12, 12, generator=torch.Generator().manual_seed(1))
+    pool = torch.rand(30, 3, 12, 12, generator=torch.Generator().manual_seed(1)).to(best_device())
     return cross.Pictured(small, x, target, [photo.id for photo in photos], pool, [-1] * 4, photos)
 
 

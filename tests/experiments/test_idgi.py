@@ -13,7 +13,7 @@ from lib.attribution import IDGI, Riemann, Straight
 from lib.attribution.gradients import random_maps
 from lib.data.imagenet import photographs
 from lib.experiments import axioms, defects, idgi, subjects
-from lib.models.zoo import Network
+from lib.models.zoo import Network, best_device
 from lib.store.units import evaluate
 
 KEYS = ["image", "path", "rule", "steps", "mode", "metric"]
@@ -25,21 +25,19 @@ def network():
     """A small random network of 1000 classes at 176 pixels, the least that MS-SSIM takes."""
     torch.manual_seed(0)
     layers = nn.Conv2d(3, 4, 5, stride=4), nn.Softplus(), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(64, 1000)
-    model = nn.Sequential(*layers).eval().requires_grad_(False)
+    model = nn.Sequential(*layers).eval().requires_grad_(False).to(best_device())
     return Network("small", model, 176, 200, "bilinear", (0.5,) * 3, (0.25, 0.5, 0.75), "none")
 
 
 @pytest.fixture
 def small(network, monkeypatch):
     monkeypatch.setattr(idgi, "network_named", lambda name, weights: network)
-    monkeypatch.setattr(defects, "best_device", lambda: torch.device("cpu"))
     return network
 
 
 def test_predictions_are_the_same_from_one_unit_and_from_several(small, tmp_path, monkeypatch):
     """To the bit and in the same order, and so are the units of maps that are chosen by them."""
     monkeypatch.setattr(idgi, "BATCH", 4)
-    monkeypatch.setattr(subjects, "best_device", lambda: torch.device("cpu"))
     photos = photographs(limit=11)
 
     def prediction(size):

@@ -11,6 +11,7 @@ from lib import InputError
 from lib.data.digits import digits
 from lib.experiments import prior, prior_tables
 from lib.seeds import seeded
+from lib.models.zoo import best_device
 from lib.training.fit import Diverged, classification_loss, digit_cnn, prepared
 from lib.training.priors import total_variation
 
@@ -97,7 +98,7 @@ def test_rows_of_a_network(network, tmp_path, monkeypatch):
     assert valid["image"].tolist() == digits("train").ids[20:26]  # after those that are trained on
     of = digits("test").take(slice(5))
     noisy = rows[(rows["part"] == "test") & (rows["metric"] == "accuracy_under_noise")]
-    right = network.model(prior.noisy(of, 0.5)).argmax(1) == of.y
+    right = network.model(prior.noisy(of, 0.5).to(best_device())).argmax(1).cpu() == of.y
     assert noisy["value"].tolist() == right.double().tolist()
     one = prior.maps_of(network, of.take([1]))
     for kind, map_ in one.items():

@@ -15,7 +15,7 @@ from lib.experiments.recalibration import BY_POINT, BY_REFERENCE, integral_maps
 from lib.experiments.subjects import DIGITS, Subject
 from lib.metrics.diffid import RATIOS
 from lib.metrics.sanity import similarities
-from lib.models.zoo import Network
+from lib.models.zoo import Network, best_device
 
 KEYS = ["image", "label", "path", "rule", "steps", "mode", "metric"]
 CHOICE = {"points": 2, "references": 3}
@@ -28,9 +28,10 @@ MEASURES = {"spearman", "spearman_abs", "ssim", "hog"}
 def subject(name: str, model: nn.Module, channels: int, *, mean: float = 0.5, std: float = 0.25) -> Subject:
     """Three images of 12 x 12 and a pool that holds them, for a network of five classes."""
     statistics = (mean,) * channels, (std,) * channels
-    network = Network(name, model.eval().requires_grad_(False), 12, 12, "bilinear", *statistics, "none")
-    pool = torch.rand(6, channels, 12, 12, generator=torch.Generator().manual_seed(1))
-    return Subject(network, pool[:3], torch.tensor([0, 2, 4]), ["a", "b", "c"], pool, [0, 1, 2])
+    device = best_device()
+    network = Network(name, model.to(device).eval().requires_grad_(False), 12, 12, "bilinear", *statistics, "none")
+    pool = torch.rand(6, channels, 12, 12, generator=torch.Generator().manual_seed(1)).to(device)
+    return Subject(network, pool[:3], torch.tensor([0, 2, 4], device=device), ["a", "b", "c"], pool, [0, 1, 2])
 
 
 def cnn(channels: int) -> nn.Sequential:

@@ -71,7 +71,7 @@ def test_units_hold_all_images_once_and_know_which_are_references_too(units):
     assert [image for of in subjects for image in of.images] == digits("train").ids[:TRAIN]
     assert [place for of in subjects for place in of.own] == list(range(TRAIN))
     (test,) = (load() for load in units["test"].values())
-    assert test.own == [-1] * TEST and torch.equal(test.x, digits("test").x[:TEST])
+    assert test.own == [-1] * TEST and torch.equal(test.x.cpu(), digits("test").x[:TEST])
     assert len(test.pool) == len(digits("train").ids)
 
 
@@ -83,11 +83,11 @@ def test_places_are_those_of_the_studies_own_maps(units, ranked, tmp_path):
     assert [*rows] == ["image", "label", *(f"{path} {rule}" for path, rule in MAPS["noise"])]
     for (path, rule, *_), each in maps.items():
         places = torch.from_numpy(np.stack(rows[f"{path} {rule}"]))
-        assert torch.equal(places.int(), pixel_order(each).flatten(1))
+        assert torch.equal(places.int(), pixel_order(each).flatten(1).cpu())
     near = lpi.sets(of, clusters=2, cache=tmp_path)["local", "density"]
     way = lpi.walk_of(of, "local", 1, references=near)
     asked = {"rules": {"a": Riemann("mean")}, "objective": "logit"}
-    expected = pixel_order(attribute(of.model, of.x, of.target, path=way, **asked)["a"].abs().sum(1)).flatten(1)
+    expected = pixel_order(attribute(of.model, of.x, of.target, path=way, **asked)["a"].abs().sum(1)).flatten(1).cpu()
     assert torch.equal(torch.from_numpy(np.stack(ranked(load, "local")["local density"])).int(), expected)
 
 
@@ -98,7 +98,7 @@ def test_controls(units, ranked):
     of.model(x).gather(1, of.target[:, None]).sum().backward()
     for rule, expected in (("gradient", x.grad.abs()), ("gradient_signed", x.grad), ("gradient_relu", x.grad.relu())):
         places = torch.from_numpy(np.stack(rows[f"none {rule}"])).int()
-        assert (places == pixel_order(expected[:, 0]).flatten(1)).float().mean() > 0.99  # but for rounding
+        assert (places == pixel_order(expected[:, 0]).flatten(1).cpu()).float().mean() > 0.99  # but for rounding
     random = np.stack(rows["none random"])
     assert (np.sort(random) == np.arange(784)).all() and (random[0] != random[1]).any()
 

@@ -142,7 +142,7 @@ def test_a_pool_is_read_again_when_a_photograph_of_it_was_replaced(folder, tmp_p
         repaint(photos[0].path, colour)
         shared = subjects._listed(photos[:2], tmp_path)
         pools.append(subjects._photographed(load, photos[2:4], shared, tmp_path).pool)
-    torch.testing.assert_close(pools[1][0] - pools[0][0], torch.full((3, 8, 8), 1 / 255))
+    torch.testing.assert_close((pools[1][0] - pools[0][0]).cpu(), torch.full((3, 8, 8), 1 / 255))
 
 
 def test_what_a_unit_carries_does_not_grow_with_its_pool(folder):
@@ -200,7 +200,7 @@ def test_trained_networks_depend_on_settings_code_versions_device_and_data(tmp_p
     real = provenance._version
     monkeypatch.setattr(provenance, "_version", lambda name: "9.9" if name == "scipy" else real(name))
     train()
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda here=torch.cuda.is_available(): not here)
     monkeypatch.setattr(robust, "best_device", lambda: torch.device("cpu"))  # there is none to train on
     monkeypatch.setattr(fit, "best_device", lambda: torch.device("cpu"))
     train()

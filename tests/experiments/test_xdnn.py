@@ -15,7 +15,7 @@ from lib.models.checkpoints import load_weights
 from lib.models.degrees import broken
 from lib.models.homogeneity import homogeneity_of
 from lib.models.twins import TWINS, bare_network, published_network
-from lib.models.zoo import Network
+from lib.models.zoo import Network, best_device
 from lib.training.fit import digit_cnn
 
 SIZES = {  # numbers and tensors, from the authors' definitions
@@ -111,7 +111,7 @@ def pair(monkeypatch, tmp_path):
     generator = torch.Generator().manual_seed(0)
     few = Digits(torch.rand(8, 1, 28, 28, generator=generator), torch.arange(8), [f"d{i}" for i in range(8)])
     monkeypatch.setattr(subjects, "digits", lambda part: few)
-    made = {bias: digit_cnn(bias=bias).eval().requires_grad_(False) for bias in (True, False)}
+    made = {bias: digit_cnn(bias=bias).eval().requires_grad_(False).to(best_device()) for bias in (True, False)}
 
     def untrained(cache, bias):
         return Network("digits", made[bias], 28, 28, "bilinear", (0.1307,), (0.3081,), "small-cnn")

@@ -30,7 +30,7 @@ def test_ranks_are_scipys_centred_and_of_length_one(dtype, levels):
     rows = rows if levels is None else (rows * levels / 4).round()  # with many ties
     rows[0, :100] = 0
     rows[0, 50:70] = -0.0
-    expected = torch.from_numpy(rankdata(rows.numpy(), axis=1))
+    expected = torch.from_numpy(rankdata(rows.double().numpy(), axis=1))
     expected -= expected.mean(1, keepdim=True)
     expected /= expected.norm(dim=1, keepdim=True)
     torch.testing.assert_close(ranks(rows), expected, rtol=0, atol=1e-12)

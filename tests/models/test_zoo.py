@@ -13,7 +13,9 @@ from torchvision.models import get_model_weights
 from lib import InputError
 from lib.data.imagenet import load_image, photographs
 from lib.models.layers import Normalize
+from lib.models.own_network import own_network
 from lib.models.zoo import NETWORKS, best_device, load_network, prepare
+from lib.training.fit import digit_cnn, prepared
 
 LITE = ["efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"]
 
@@ -426,10 +428,21 @@ def test_lite_weights_that_do_not_fit(tmp_path, change, message):
         load_network("efficientnet_lite0", weights=str(tmp_path / "wrong.pth"))
 
 
-def test_loading_makes_gpu_arithmetic_repeatable(monkeypatch):
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda: load_network("efficientnet_lite0", prepared=False),
+        lambda: load_network("efficientnet_lite0", device=torch.device("cpu")),
+        lambda: own_network(nn.Flatten().eval(), size=2),
+        lambda: prepared("digits", digit_cnn(), (1, 28, 28)),
+    ],
+    ids=["as published", "on a device", "one's own", "digits"],
+)
+def test_gpu_arithmetic_is_single_precision_and_repeats_whatever_network_is_loaded(made, monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    torch.backends.cuda.matmul.allow_tf32 = True  # as nobody has it here afterwards
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
-    load_network("efficientnet_lite0", prepared=False)
+    made()
     assert not torch.backends.cudnn.allow_tf32 and not torch.backends.cudnn.benchmark
     assert not torch.backends.cuda.matmul.allow_tf32 and torch.backends.cudnn.deterministic
 

@@ -17,6 +17,7 @@ import torch
 
 from lib import ROOT, InputError
 from lib.attribution import IDGI, Guided, Riemann, attribute
+from lib.models.zoo import best_device
 from lib.reporting.records import RECORDS
 from lib.run import cluster
 from lib.run.cluster import at_address, local_cluster, workers_for
@@ -32,6 +33,7 @@ def explained(number: int) -> pd.DataFrame:
     x = torch.rand(2, 1, 28, 28, generator=torch.Generator().manual_seed(number))
     target = torch.tensor([number % 10, 3])
     model = fit(digit_cnn(seed=number), x.repeat(8, 1, 1, 1), target.repeat(8), epochs=1, seed=0, batch=8)
+    x, target = x.to(best_device()), target.to(best_device())
     maps = attribute(model.requires_grad_(False), x, target, path=Guided(8), rules={"ig": Riemann("left"), "i": IDGI()})
     values = [maps[rule].double().sum(dim=(1, 2, 3)) for rule in ("ig", "i")]
     return pd.DataFrame(
@@ -362,6 +364,7 @@ def test_no_process_of_a_record_took_more_than_a_worker_is_given(profile):
 
 
 def test_gpus_are_those_that_cuda_may_see(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert cluster.visible_gpus() == []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)

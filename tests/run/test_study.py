@@ -378,7 +378,7 @@ def test_the_executed_copy_and_the_ledger_hold_no_machine_paths(root, tmp_path_f
     document = nbformat.reads(text, as_version=4)
     nbformat.validate(document)
     printed = next(o.text for c in document.cells if c.cell_type == "code" for o in c.outputs if "stdout" in str(o))
-    assert printed == ". <environment>/bin/python . ~/x\n"
+    assert printed == f". <environment>/bin/{Path(sys.executable).name} . ~/x\n"
     assert "footprint" not in text
     assert not (root / "results").exists()
 

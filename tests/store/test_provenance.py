@@ -69,6 +69,7 @@ def test_without_the_module_resource_everything_is_imported_and_memory_is_measur
 def test_the_environment_names_the_kind_of_device_and_not_the_number_of_threads(monkeypatch):
     import torch
 
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     here = provenance.environment()
     assert here == {"versions": provenance.versions(), "device": "cpu"}
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

@@ -1,6 +1,8 @@
 """Hashes of source files over a tiny package, by following its imports."""
 
+import importlib
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -129,3 +131,17 @@ def test_files_from_a_clock_that_is_ahead_are_not_taken_for_edited(root, monkeyp
         os.utime(file, (at, at))
         one, two = (source.source_digest("lib.maps", root=root) for _ in range(2))
         assert (one != two) is edited
+
+
+@pytest.mark.parametrize(
+    ("folder", "counts"),
+    [("beside/of_a_user", True), ("home/.local/lib/python3/site-packages", False), ("usr/lib/dist-packages", False)],
+)
+def test_a_loaded_module_counts_unless_it_is_installed_also_for_one_user(root, tmp_path, monkeypatch, folder, counts):
+    (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / folder / "loaded_by_a_user.py").write_text("x = 1\n")
+    monkeypatch.syspath_prepend(tmp_path / folder)
+    monkeypatch.delitem(sys.modules, "loaded_by_a_user", raising=False)
+    importlib.import_module("loaded_by_a_user")
+    found = code_hash(cells=["import loaded_by_a_user"], root=root)
+    assert [Path(name).name for name in found] == ["loaded_by_a_user.py"] * counts
