@@ -12,7 +12,7 @@ from lib import InputError
 from lib.attribution import IDGI, Riemann, Straight
 from lib.attribution.gradients import random_maps
 from lib.data.imagenet import photographs
-from lib.experiments import axioms, defects, idgi, subjects
+from lib.experiments import axioms, idgi, subjects
 from lib.models.zoo import Network, best_device
 from lib.store.units import evaluate
 

@@ -10,8 +10,8 @@ import torch
 from lib import InputError
 from lib.data.digits import digits
 from lib.experiments import prior, prior_tables
-from lib.seeds import seeded
 from lib.models.zoo import best_device
+from lib.seeds import seeded
 from lib.training.fit import Diverged, classification_loss, digit_cnn, prepared
 from lib.training.priors import total_variation
 

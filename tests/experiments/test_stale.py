@@ -200,7 +200,8 @@ def test_trained_networks_depend_on_settings_code_versions_device_and_data(tmp_p
     real = provenance._version
     monkeypatch.setattr(provenance, "_version", lambda name: "9.9" if name == "scipy" else real(name))
     train()
-    monkeypatch.setattr(torch.cuda, "is_available", lambda here=torch.cuda.is_available(): not here)
+    here = torch.cuda.is_available()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: not here)
     monkeypatch.setattr(robust, "best_device", lambda: torch.device("cpu"))  # there is none to train on
     monkeypatch.setattr(fit, "best_device", lambda: torch.device("cpu"))
     train()

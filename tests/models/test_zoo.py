@@ -167,10 +167,19 @@ def test_lite_prepared_equals_unprepared(lite):
     assert not any(layer.training for layer in [*network.model.modules(), *plain.model.modules()])
     assert not any(parameter.requires_grad for parameter in network.model.parameters())
     assert all(parameter.requires_grad for parameter in plain.model.parameters())
-    assert network.model[1].conv_stem.weight.is_contiguous(memory_format=torch.channels_last)
 
 
 # Folding
+
+
+@pytest.mark.parametrize(("gpu", "layout"), [(False, torch.channels_last), (True, torch.contiguous_format)])
+def test_a_prepared_network_is_laid_out_for_the_machine(gpu, layout, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    depthwise = nn.Sequential(nn.Conv2d(4, 4, 3, groups=4), nn.Conv2d(4, 8, 1))
+    for given in (depthwise, depthwise.to(memory_format=torch.channels_last)):
+        weights = [each.weight for each in prepare(given, shape=(4, 8, 8))]
+        assert all(weight.is_contiguous(memory_format=layout) for weight in weights)
+        assert weights[1].shape == (8, 4, 1, 1)
 
 
 @pytest.mark.parametrize(

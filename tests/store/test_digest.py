@@ -208,6 +208,7 @@ def test_keys_change_with_the_kind_of_device_and_not_with_threads(monkeypatch):
     keys = [content_key("net")]
     monkeypatch.setattr(torch, "get_num_threads", lambda: 99)
     keys.append(content_key("net"))
-    monkeypatch.setattr(torch.cuda, "is_available", lambda here=torch.cuda.is_available(): not here)
+    here = torch.cuda.is_available()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: not here)
     keys.append(content_key("net"))
     assert keys[0] == keys[1] != keys[2]

@@ -286,7 +286,8 @@ def test_the_kind_of_device_counts_and_the_number_of_threads_does_not(study, mon
     assert len(study()) == 4
     monkeypatch.setattr(torch, "get_num_threads", lambda: 99)
     assert study() == []
-    monkeypatch.setattr(torch.cuda, "is_available", lambda here=torch.cuda.is_available(): not here)
+    here = torch.cuda.is_available()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: not here)
     assert len(study()) == 4
 
 
