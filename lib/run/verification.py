@@ -71,6 +71,8 @@ def compare(committed: pd.DataFrame, fresh: pd.DataFrame, *, units: bool = False
     Rows are matched by every column that does not hold fractions, and by their order where those repeat. A number may
     differ by what is `allowed` for its size and the spread of what it measures, see `_spread`. Two missing numbers are
     equal; one missing number is beyond every tolerance.
+    Where numbers differ, it says on which paths they lie, and how far means over images moved: on another processor
+    single numbers move where rounding is amplified, and means should not.
     units: `fresh` has the rows of some units; the committed ones that agree with any of them in ABOUT are compared
     """
     if list(committed.columns) != list(fresh.columns):
@@ -102,9 +104,34 @@ def compare(committed: pd.DataFrame, fresh: pd.DataFrame, *, units: bool = False
     )
     beyond = int((excess > 1).sum())
     if beyond:
-        return f"DIFFERS: {beyond} of {excess.size} numbers beyond tolerance, {worst}"
+        where, means = _where(both, (excess > 1).any(axis=1)), _in_the_mean(both, keys, numbers)
+        return f"DIFFERS: {beyond} of {excess.size} numbers beyond tolerance{where}, {worst}{means}"
     worst = worst if excess.any() else "exact claims by their verdicts"
     return f"{len(both)} rows equal" if equal.all() else f"{len(both)} rows agree, {worst}"
+
+
+def _where(both: pd.DataFrame, beyond: np.ndarray) -> str:
+    """(path: rows beyond tolerance of all its rows, …), the worst first."""
+    if "path" not in both:
+        return ""
+    found = pd.Series(beyond).groupby(both["path"].fillna("none").to_numpy()).agg(["sum", "size"])
+    found = found[found["sum"] > 0].sort_values("sum", ascending=False)
+    return f" ({', '.join(f'{path}: {count} of {size}' for path, count, size in found.itertuples())})"
+
+
+def _in_the_mean(both: pd.DataFrame, keys: list[str], numbers: list[str]) -> str:
+    """How far the means over images moved, in standard errors of the committed ones; "" where a row is no image's."""
+    if numbers != ["value"] or "image" not in keys:
+        return ""
+    cells = both.groupby([name for name in keys if name not in ("image", "label")], dropna=False)
+    error = cells["value"].sem()
+    moved = ((cells["value new"].mean() - cells["value"].mean()).abs() / error)[error > 0]
+    if moved.empty:
+        return ""
+    return (
+        f"; of {len(moved)} means over images {(moved > 1).sum()} moved by more than their standard error, "
+        f"the most by {moved.max():.2g} of it, half of them by less than {moved.median():.2g}"
+    )
 
 
 def _spread(table: pd.DataFrame, numbers: list[str]) -> pd.DataFrame:

@@ -30,6 +30,18 @@ def test_compare(change, said):
     assert compare(TABLE_A, change(TABLE_A)).startswith(said)
 
 
+def test_where_numbers_differ_it_says_on_which_paths_and_how_far_the_means_moved():
+    old = pd.DataFrame({"image": [*"abcabc"], "path": ["straight"] * 3 + ["guided"] * 3, "value": [1.0, 2, 3, 1, 2, 3]})
+    said = compare(old, old.assign(value=[1.0, 2, 3, 1.5, 2.5, 3]))
+    assert said.startswith("DIFFERS: 2 of 6 numbers beyond tolerance (guided: 2 of 3), largest deviation 1 → 1.5 in")
+    # The mean of guided moves by a third, and its standard error is 1 / √3; that of straight stays.
+    moved = "0 moved by more than their standard error, the most by 0.58 of it, half of them by less than 0.29"
+    assert said.endswith(f"; of 2 means over images {moved}")
+    assert "1 moved by more" in compare(old, old.assign(value=[1.0, 2, 3, 2, 3, 4]))
+    alone = old[old["image"] == "a"]  # one image has no standard error
+    assert "means" not in compare(alone, alone.assign(value=[1.0, 2.0]))
+
+
 def test_compare_rows_with_equal_keys_by_their_order():
     twice = pd.DataFrame({"run": ["a", "a"], "value": [1.0, 2.0]})
     assert compare(twice, twice) == "2 rows equal"
