@@ -14,13 +14,14 @@ import pandas as pd
 from lib import ROOT, InputError, nearest
 from lib.reporting.deviation import TOLERANCE
 from lib.run.execution import NotebookError, execute
-from lib.run.ledger import expected_seconds, fingerprint, why
+from lib.run.ledger import LEDGER, expected_seconds, fingerprint, read_json, why
 from lib.run.live import Live
 from lib.run.reproduction import reproduce, skipped, start_workers
 from lib.run.spot_check import spot_check
 from lib.run.study import Study, jobs_of, study
 from lib.run.verification import compare_folders, timed_claims
 from lib.store.files import locked, read_yaml, remembered_contents
+from lib.store.provenance import processor
 
 
 def plan(this: Study, only: str = "") -> int:
@@ -66,7 +67,20 @@ def verify(this: Study, only: str = "", *, share: float = 1.0, seed: int = 0) ->
     for table, line in said.items():
         print(f"{table}: {line}")
     print(f"Tolerance: |difference| ≤ {TOLERANCE:g} · (|committed| + the standard deviation of its metric there).")
-    return 1 if status or any(line.startswith("DIFFERS") for line in said.values()) else 0
+    differs = any(line.startswith("DIFFERS") for line in said.values())
+    if differs and (sentence := _other_processor(this)):
+        print(sentence)
+    return 1 if status or differs else 0
+
+
+def _other_processor(this: Study) -> str:
+    """A sentence for who finds other numbers than the record's, unless it was computed on this kind of processor."""
+    record = read_json(this.committed / LEDGER)
+    found = {entry["processor"] for entry in record.values() if "processor" in entry}
+    if found == {processor()}:
+        return ""
+    where = "; ".join(sorted(found)) or "a kind of processor that it does not name"
+    return f"The record was computed on {where}; this is {processor()}. docs/limits.md says what that moves (Machines)."
 
 
 def figures(this: Study, only: str = "") -> int:

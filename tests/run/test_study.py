@@ -15,6 +15,7 @@ import pytest
 from tiny_project import PARAMETERS, TABLE, reason, refusal, write_notebook, write_yaml
 
 from lib import ROOT
+from lib.run import commands
 from lib.run.commands import claim, main, plan, reproduce, verify
 from lib.run.execution import publishable
 from lib.run.ledger import fingerprint, read_json, why
@@ -441,6 +442,32 @@ def test_verify_recomputes_and_finds_a_changed_number(root, capsys):
         in capsys.readouterr().out
     )
     assert table.read_text() == "metric,value\nm,2.5\nn,2.0\n"
+
+
+@pytest.mark.parametrize(
+    ("noted", "said"),
+    [
+        (None, "computed on a kind of processor that it does not name; this is Mine, model 2."),
+        ("Theirs", "computed on Theirs; this is Mine, model 2."),
+        ("Mine, model 2", ""),
+    ],
+)
+def test_verify_says_on_what_a_record_was_computed_that_differs(root, capsys, monkeypatch, noted, said):
+    this = study("laptop", root=root)
+    assert reproduce(this) == 0
+    monkeypatch.setattr(commands, "processor", lambda: "Mine, model 2")
+    ledger, table = (root / "results" / "laptop" / name for name in ("provenance.json", "first.csv"))
+    record = read_json(ledger)
+    for entry in record.values():
+        assert entry.pop("processor")
+        entry |= {"processor": noted} if noted else {}
+    ledger.write_text(json.dumps(record))
+    assert verify(this) == 0
+    assert "processor" not in capsys.readouterr().out  # nothing differs
+    table.write_text("metric,value\nm,2.5\nn,2.0\n")
+    assert verify(this) == 1
+    out = capsys.readouterr().out
+    assert said in out and ("docs/limits.md" in out) == bool(said)
 
 
 def test_verify_without_committed_results_says_so(root, capsys):

@@ -4,6 +4,8 @@ import ast
 import subprocess
 import sys
 
+import pytest
+
 from lib import ROOT
 from lib.store import provenance
 
@@ -74,3 +76,27 @@ def test_the_environment_names_the_kind_of_device_and_not_the_number_of_threads(
     assert here == {"versions": provenance.versions(), "device": "cpu"}
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert provenance.environment() == {"versions": here["versions"], "device": "cuda"}
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        (
+            "processor\t: 0\ncpu family\t: 26\nmodel\t\t: 2\nmodel name\t: AMD EPYC\nflags\t\t: sse avx2 avx512f\n\n"
+            "processor\t: 1\nmodel\t\t: 3\n",
+            "AMD EPYC, family 26, model 2, avx512f",
+        ),
+        ("cpu family : 6\nmodel name : Old\nflags : sse avx2", "Old, family 6, avx2"),
+        (None, "arm64"),
+    ],
+)
+def test_the_kind_of_processor_is_what_the_system_tells(told, said, monkeypatch):
+    def read_text(path, **_):
+        if told is None:
+            raise FileNotFoundError(path)
+        return told
+
+    monkeypatch.setattr(provenance.Path, "read_text", read_text)
+    monkeypatch.setattr(provenance.platform, "processor", lambda: "")
+    monkeypatch.setattr(provenance.platform, "machine", lambda: "arm64")
+    assert provenance.processor.__wrapped__() == said
