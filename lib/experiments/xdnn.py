@@ -20,9 +20,10 @@ from lib.data.imagenet import Photograph, photographs
 from lib.experiments import subjects
 from lib.experiments.subjects import Item, Key, Subject, score_rows
 from lib.models.homogeneity import origin, remove_biases
-from lib.models.layers import IMAGENET, Normalize
+from lib.models.layers import Normalize
+from lib.models.recipes import IMAGENET, TWINS
 from lib.models.tf32 import in_tf32
-from lib.models.twins import TWINS, bare_network, network
+from lib.models.twins import bare_network, network
 from lib.models.zoo import Network, best_device
 from lib.seeds import image_generator
 from lib.training.fit import digit_network

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from lib import InputError
 from lib.data.image_files import rgb
 from lib.models.fold import prepare
-from lib.models.layers import IMAGENET, Normalize, require_eval, tensor_answer
+from lib.models.layers import Normalize, require_eval, tensor_answer
+from lib.models.recipes import IMAGENET
 from lib.models.zoo import Network, best_device
 
 

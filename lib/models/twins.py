@@ -12,12 +12,12 @@ from lib.models.checkpoints import load_weights
 from lib.models.fixup import FixupResNet50
 from lib.models.fold import prepare
 from lib.models.homogeneity import remove_biases
-from lib.models.layers import IMAGENET, Normalize
+from lib.models.layers import Normalize
+from lib.models.recipes import IMAGENET, TWINS
 from lib.models.zoo import Network, best_device, load_network
 from lib.store.digest import digest
 
 PUBLISHED = "https://download.visinf.tu-darmstadt.de/data/2021-neurips-fast-axiomatic-attribution/models"
-TWINS = {"alexnet": "xalexnet", "vgg16": "xvgg16", "fixup_resnet50": "xfixup_resnet50"}  # of ImageNet
 
 
 def bare_network(name: str) -> nn.Module:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from lib.models.zoo import NETWORKS
+from lib.models.recipes import NETWORKS
 from lib.reporting.tables import to_markdown
 from lib.store.files import package_folder
 

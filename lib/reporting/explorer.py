@@ -23,7 +23,8 @@ from lib.data.readability import readable
 from lib.experiments.cross_paths import PATHS
 from lib.experiments.exploration import EVERY, Choice, Explored, explored, subject_of
 from lib.experiments.subjects import Subject, network_named
-from lib.models.zoo import NETWORKS, Network
+from lib.models.recipes import NETWORKS
+from lib.models.zoo import Network
 from lib.reporting import plots
 from lib.reporting.explorer_figures import curves_figure, effort, maps_figure, numbers_table
 

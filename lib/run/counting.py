@@ -15,10 +15,11 @@ from lib.attacks.curvature import hessian_product
 from lib.attribution.forward import values_and_gradients
 from lib.metrics.sanity import stages
 from lib.models.fold import prepare
-from lib.models.layers import IMAGENET, Normalize
+from lib.models.layers import Normalize
+from lib.models.recipes import IMAGENET, NETWORKS
 from lib.models.softplus import softplus_twin
 from lib.models.twins import bare_network
-from lib.models.zoo import NETWORKS, best_device, untrained_model
+from lib.models.zoo import best_device, untrained_model
 from lib.seeds import seeded
 
 PATCH, WIDTH = 16, 8  # pixels a side that `Counting` averages, and its channels

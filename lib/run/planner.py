@@ -14,8 +14,7 @@ import pandas as pd
 
 from lib.data.imagenet import Photograph
 from lib.experiments.subjects import Subject
-from lib.models.twins import TWINS
-from lib.models.zoo import NETWORKS
+from lib.models.recipes import NETWORKS, TWINS
 from lib.run.counting import Tally, side_of
 from lib.store import provenance
 from lib.training.fit import training_unit

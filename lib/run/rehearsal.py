@@ -17,7 +17,8 @@ from lib.data import imagenet, readability
 from lib.data.imagenet import Photograph, photographs
 from lib.experiments import idgi, lens, lpi, subjects
 from lib.models import twins, zoo
-from lib.models.layers import IMAGENET, Normalize
+from lib.models.layers import Normalize
+from lib.models.recipes import IMAGENET
 from lib.models.zoo import Network
 from lib.reporting import tables
 from lib.run.counting import Tally, counted

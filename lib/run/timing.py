@@ -14,7 +14,8 @@ from lib.data.digits import digits
 from lib.data.imagenet import photographs
 from lib.experiments import subjects, xdnn
 from lib.models.fold import prepare
-from lib.models.layers import IMAGENET, Normalize
+from lib.models.layers import Normalize
+from lib.models.recipes import IMAGENET
 from lib.models.zoo import best_device, load_network
 from lib.training.fit import digit_cnn
 

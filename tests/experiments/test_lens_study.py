@@ -13,7 +13,7 @@ from lib.attribution.gradients import input_x_gradient
 from lib.attribution.propagation import deeplift, deeplift_residual, lrp
 from lib.experiments import lens
 from lib.experiments.subjects import Subject
-from lib.models.layers import IMAGENET
+from lib.models.recipes import IMAGENET
 from lib.models.zoo import Network, robust_resnet50
 
 KEYS = ["image", "method", "mode", "metric"]

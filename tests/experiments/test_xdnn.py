@@ -14,7 +14,8 @@ from lib.metrics.masks import GAMES
 from lib.models.checkpoints import load_weights
 from lib.models.degrees import broken
 from lib.models.homogeneity import homogeneity_of
-from lib.models.twins import TWINS, bare_network, published_network
+from lib.models.recipes import TWINS
+from lib.models.twins import bare_network, published_network
 from lib.models.zoo import Network, best_device
 from lib.training.fit import digit_cnn
 

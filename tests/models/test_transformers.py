@@ -14,8 +14,9 @@ from lib.attribution.propagation import lrp
 from lib.data.imagenet import load_image, photographs
 from lib.models.fold import prepare
 from lib.models.homogeneity import homogeneity_of, remove_biases
+from lib.models.recipes import NETWORKS
 from lib.models.softplus import softplus_twin
-from lib.models.zoo import NETWORKS, load_network
+from lib.models.zoo import load_network
 
 SWIN = {"img_size": 56, "depths": (1, 1), "num_heads": (2, 2), "embed_dim": 16}
 BUILT = {

@@ -14,7 +14,8 @@ from lib import InputError
 from lib.data.imagenet import load_image, photographs
 from lib.models.layers import Normalize
 from lib.models.own_network import own_network
-from lib.models.zoo import NETWORKS, best_device, load_network, prepare
+from lib.models.recipes import NETWORKS
+from lib.models.zoo import best_device, load_network, prepare
 from lib.training.fit import digit_cnn, prepared
 
 LITE = ["efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"]

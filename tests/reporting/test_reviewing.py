@@ -10,7 +10,7 @@ import pytest
 
 from lib import ROOT
 from lib.data.imagenet import photographs
-from lib.models.zoo import NETWORKS
+from lib.models.recipes import NETWORKS
 from lib.reporting import cards, reviewing
 from lib.reporting.claims import COLUMNS, Claim, load_registry
 from lib.reporting.deviation import allowed, interval_width

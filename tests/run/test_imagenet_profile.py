@@ -16,8 +16,8 @@ from torch import nn
 
 from lib import ROOT
 from lib.data.imagenet import wnid
-from lib.models.twins import TWINS, bare_network
-from lib.models.zoo import NETWORKS
+from lib.models.recipes import NETWORKS, TWINS
+from lib.models.twins import bare_network
 from lib.run.commands import main
 from lib.run.ledger import read_json
 from lib.run.parameters import declared

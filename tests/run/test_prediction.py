@@ -19,7 +19,8 @@ from lib.data import imagenet, readability
 from lib.data.imagenet import photographs
 from lib.experiments import idgi, subjects
 from lib.metrics.sanity import stages
-from lib.models.layers import IMAGENET, Normalize
+from lib.models.layers import Normalize
+from lib.models.recipes import IMAGENET
 from lib.models.softplus import softplus_twin
 from lib.run import counting, prediction, rehearsal
 from lib.run.commands import plan, reproduce

@@ -4,8 +4,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from lib.models.twins import TWINS
-from lib.models.zoo import NETWORKS
+from lib.models.recipes import NETWORKS, TWINS
 from lib.reporting.stored import StoredScores, cells_of, select
 
 KINDS_OF_DATA = ("photographs", "digits", "image sets", "table", "generated table", "made-up inputs")
