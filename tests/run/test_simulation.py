@@ -3,10 +3,11 @@
 import pandas as pd
 import pytest
 
-from lib import InputError
+from lib import ROOT, InputError
 from lib.run import scale
 from lib.run.scale import BEGIN, CASES, END, GPUS, MEASURED, PAGE, notebook_hours, with_numbers
 from lib.run.simulation import Batch, fitted_spread, makespan
+from lib.run.study import Study, jobs_of
 
 # -- schedules, worked by hand -----------------------------------------------------------------------------------------
 
@@ -106,3 +107,12 @@ def test_the_committed_page_has_the_numbers_of_the_measurement():
     page = PAGE.read_text(encoding="utf-8")
     assert with_numbers(page, pd.read_csv(MEASURED)) == page, "type: python -m lib.run.scale"
     assert all(f"{n} GPU" in page for n in GPUS) and "## SLURM" in page
+
+
+def test_the_page_counts_the_notebooks_of_the_profile_and_no_others(monkeypatch):
+    asked = []
+    monkeypatch.setattr(scale, "predict", lambda _, jobs, photos: asked.extend(jobs) or [])
+    scale.measured_profile()
+    studied = {job.name for job in jobs_of(Study(ROOT, "imagenet", ROOT, "packaged", "")) if not job.left_out}
+    assert {job.name for job in asked} == studied == {*pd.read_csv(MEASURED)["notebook"]}
+    assert "explore" not in studied
