@@ -183,6 +183,20 @@ def test_a_prepared_network_is_laid_out_for_the_machine(gpu, layout, monkeypatch
         assert weights[1].shape == (8, 4, 1, 1)
 
 
+@pytest.mark.parametrize("layer", [nn.Conv2d(4, 8, 1), nn.Conv2d(4, 8, 1, stride=2, padding=1, groups=2, bias=False)])
+def test_dilated_convolutions_of_one_pixel_are_what_they_were(layer, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    plain = nn.Sequential(nn.Conv2d(3, 4, 3, dilation=3), layer, nn.ReLU(), nn.Flatten(), nn.LazyLinear(5)).double()
+    x = torch.rand(2, 3, 12, 12).double()
+    plain(x)
+    ready = prepare(plain.eval(), shape=(3, 12, 12))
+    assert [each.dilation for each in ready if isinstance(each, nn.Conv2d)] == [(3, 3), (2, 2)]
+    assert [each.dilation for each in plain if isinstance(each, nn.Conv2d)] == [(3, 3), (1, 1)]
+    assert_same(ready, plain, x, 1e-12)
+    again = prepare(ready, shape=(3, 12, 12))
+    assert_same(again, plain, x, 1e-12)
+
+
 @pytest.mark.parametrize(
     "build, side, before, left",
     [
