@@ -385,7 +385,7 @@ def test_the_executed_copy_and_the_ledger_hold_no_machine_paths(root, tmp_path_f
 
     entry = read_json(this.results / "provenance.json")["first"]
     assert set(entry) == {
-        *("code", "parameters", "settings", "seed", "versions", "tables"),
+        *("code", "parameters", "settings", "seed", "versions", "tables", "processor"),
         *("seconds", "own_seconds", "device", "workers", "peak_memory_mb", "units", "units_reused", "unit_seconds"),
     }
     assert entry["seed"] == 0
