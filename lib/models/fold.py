@@ -41,8 +41,7 @@ def prepare(module: nn.Module, *, shape: tuple = (3, 224, 224)) -> nn.Module:
     _pad_ahead(module, shape)
     module.requires_grad_(False)
     if torch.cuda.is_available():
-        # Channels last would take depthwise convolutions of single precision away from torch's own kernels, to cuDNN's,
-        # which are many times slower.
+        # Channels last would take depthwise convolutions of single precision away from torch's own kernels, to cuDNN's.
         return module.to(memory_format=torch.contiguous_format)
     return _for_one_thread(module).to(memory_format=torch.channels_last)
 

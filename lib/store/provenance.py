@@ -98,8 +98,7 @@ def footprint() -> dict:
     unit_seconds: of one core, for all units, kept ones among them; waited: for what was computed now, checks too.
     """
     used = process()
-    used |= {"device": tally["device"] or used["device"], "workers": tally["workers"]}
-    used |= {"processor": processor()}
+    used |= {"device": tally["device"] or used["device"], "workers": tally["workers"], "processor": processor()}
     used |= {"peak_memory_mb": max(used["peak_memory_mb"], tally["peak"])}
     used |= {"units": tally["units"], "units_reused": tally["reused"], "unit_seconds": round(tally["seconds"], 1)}
     used |= {"excluded": dict(sorted(excluded.items()))} if excluded else {}

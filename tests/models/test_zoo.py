@@ -464,7 +464,7 @@ def test_lite_weights_that_do_not_fit(tmp_path, change, message):
 )
 def test_gpu_arithmetic_is_single_precision_and_repeats_whatever_network_is_loaded(made, monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
-    torch.backends.cuda.matmul.allow_tf32 = True  # as nobody has it here afterwards
+    torch.backends.cuda.matmul.allow_tf32 = True  # monkeypatch cannot undo this attribute; `made` does
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
     made()
     assert not torch.backends.cudnn.allow_tf32 and not torch.backends.cudnn.benchmark
