@@ -53,12 +53,21 @@ def whole_fields(options, *names: str) -> None:
 
 
 def as_tensor(given, name: str, wanted: str) -> Tensor:
-    """A tensor of what can be one: an array of any strides, a list of numbers. Raises InputError otherwise.
+    """A dense tensor of what can be one: an array of any strides and byte order, a list of numbers.
 
-    >>> as_tensor(np.zeros((2, 3))[:, ::-1], "x", "rows").shape
-    torch.Size([2, 3])
+    Raises InputError for anything else, sparse and nested tensors among it.
+
+    >>> as_tensor(np.zeros((2, 3), ">f4")[:, ::-1], "x", "rows").dtype
+    torch.float32
     """
+    if isinstance(given, Tensor):
+        if given.layout == torch.strided and not given.is_nested:
+            return given
+        kind = "nested" if given.is_nested else str(given.layout).removeprefix("torch.")
+        raise InputError(f"{name} is a tensor of the kind {kind}; give {wanted}, a dense tensor: .to_dense() makes one")
     try:
-        return given if isinstance(given, Tensor) else torch.as_tensor(np.array(given))
+        array = np.array(given)
+        return torch.as_tensor(array.astype(array.dtype.newbyteorder("="), copy=False))
     except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"{name} is a {type(given).__name__}; give {wanted}, a tensor or an array") from error
+        kind = f"an array of {given.dtype}" if isinstance(given, np.ndarray) else f"a {type(given).__name__}"
+        raise InputError(f"{name} is {kind}; give {wanted}, a tensor or an array of numbers") from error

@@ -7,7 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from lib import InputError
+from lib import InputError, nearest
 from lib.attribution.arguments import whole_number
 from lib.attribution.forward import is_finite, values
 from lib.attribution.gate import gate
@@ -39,7 +39,9 @@ class Attribution:
     known: Mapping[str, Tensor]  # values at the ends that are nodes of the grid
 
     def __getitem__(self, key) -> Tensor:
-        """The attribution map (B, C, H, W) of a rule, or of (rule, number of steps) in a sweep."""
+        """The attribution map (B, C, H, W) of a rule, or of (rule, number of steps) in a sweep; InputError without."""
+        if key not in self.sums:
+            raise InputError(f"there is no map {key!r}; {nearest(key, self.sums)}")
         return self.sums[key]["map"]
 
     @cached_property

@@ -6,6 +6,7 @@ that a function behind the gate may call another public one for free.
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
@@ -117,7 +118,9 @@ def image_batch(x: Tensor, name: str = "x", *, like: Tensor | None = None, diffe
     x = as_tensor(x, name, "images (B, C, H, W) with values in [0, 1]")
     if x.ndim != 4 or not x.numel() or x.dtype not in PRECISIONS:
         cure = ".unsqueeze(0) makes a batch of one image" if x.ndim == 3 else "give at least one image"
-        if not x.is_floating_point():
+        if x.is_complex():
+            cure = "the values of an image are real"
+        elif not x.is_floating_point():
             cure = ".float() / 255 brings bytes into the range"
         elif x.dtype not in PRECISIONS:
             cure = "half precision loses the squares of gradients: use .float()"
@@ -183,6 +186,8 @@ def _misplaced(network, x: Tensor) -> str:
 
 def _classes(answer, x: Tensor, objective: str) -> int:
     """K of a first answer (B, K); InputError with the wrapper that cures another kind of answer."""
+    if isinstance(answer, np.ndarray):
+        raise InputError("the network answers with a ndarray; give one that computes with torch, by autograd")
     if not isinstance(answer, Tensor):
         inside = "[0]" if isinstance(answer, tuple | list) else ".logits"
         if isinstance(answer, dict) and (type(answer) is dict or "logits" not in answer):

@@ -6,6 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from lib import InputError
 from lib.attribution.nodes import Node
 from lib.attribution.paths import Path
 from lib.attribution.rules import Rule
@@ -37,8 +38,14 @@ class Grid:
         self.held = node
 
     def finish(self) -> dict[str, dict[str, Tensor]]:
+        """What each rule summed; InputError for a rule whose sums hold no map of the images' shape."""
         self._add(self.held, None)
-        return {name: rule.finish(self.sums[name]) for name, rule in self.rules.items()}
+        found = {name: rule.finish(self.sums[name]) for name, rule in self.rules.items()}
+        for name, sums in found.items():
+            if "map" not in sums or sums["map"].shape != self.held.x.shape:
+                given = f"a map {tuple(sums['map'].shape)}" if "map" in sums else f"{', '.join(sums)} and no 'map'"
+                raise InputError(f"rule {name!r} sums up {given}; give {_wanted(self.held)}")
+        return found
 
     def _has(self, node: Node) -> bool:
         if self.path.nested == "prefix":
@@ -51,6 +58,8 @@ class Grid:
         for name, rule in self.rules.items():
             parts = rule(node, following)
             parts = parts if isinstance(parts, Mapping) else {"map": parts}
+            if strange := [part for part in parts.values() if not isinstance(part, Tensor)]:
+                raise InputError(f"rule {name!r} answers with a {type(strange[0]).__name__}; give {_wanted(node)}")
             if rule.close is None:
                 _accumulate(self.sums[name], parts)
                 continue
@@ -67,6 +76,10 @@ class Grid:
         if following is None:
             return replace(node, dx=torch.zeros_like(node.x), share=0.0)
         return replace(node, dx=following.x - node.x, share=node.share * factor)
+
+
+def _wanted(node: Node) -> str:
+    return f"what a node adds to the map, a tensor {tuple(node.x.shape)}, or a dict with it as 'map'"
 
 
 def _accumulate(sums: dict[str, Tensor], parts: Mapping[str, Tensor]) -> None:

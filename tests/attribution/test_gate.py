@@ -63,7 +63,11 @@ def same(found, expected):
         (lambda x: "cat.png", "is a str"),
         (lambda x: None, "is a NoneType"),
         (lambda x: [x[0], x[:, 0]], "is a list"),
-        (lambda x: x.to(torch.complex64), "complex64"),
+        (lambda x: x.to(torch.complex64), "complex64.* are real"),
+        (lambda x: x.to_sparse(), r"kind sparse_coo.*\.to_dense\(\)"),
+        (lambda x: torch.nested.nested_tensor(list(x), layout=torch.jagged), "kind nested"),
+        (lambda x: x.numpy().astype(np.longdouble), f"an array of {np.dtype(np.longdouble)}"),
+        (lambda x: x.numpy().astype(object), "an array of object"),
     ],
 )
 def test_what_is_no_image_is_refused(entry, images, said):
@@ -78,6 +82,8 @@ def test_what_is_no_image_is_refused(entry, images, said):
     [
         lambda x: x.numpy(),
         lambda x: np.ascontiguousarray(x.numpy()[..., ::-1])[..., ::-1],  # of negative strides
+        lambda x: x.numpy().astype(">f4"),
+        lambda x: x.numpy().astype("<f4"),
         lambda x: list(x),
         lambda x: x.clone().requires_grad_(),
         lambda x: x.clone().requires_grad_() * 1,
@@ -290,6 +296,46 @@ def test_answers_that_are_no_tensor_name_the_wrapper_that_cures_them(entry, wrap
     if entry not in ("gradcam", "fullgrad", "full_gradients", "x_gradient", "completeness_error"):
         wrapped = eval(wrapper, {"model": model})
         torch.testing.assert_close(ENTRIES[entry](wrapped, x, target), ENTRIES[entry](inner, x, target))
+
+
+@LABELLED
+def test_answers_that_are_arrays_are_refused(entry):
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = network()
+
+        def forward(self, x):
+            return self.inner(x).detach().numpy()
+
+    with pytest.raises(InputError, match="answers with a ndarray; give one that computes with torch"):
+        ENTRIES[entry](Model().eval(), *batch())
+
+
+NO_MAPS = {
+    "a number": (lambda node, following: node.grad.sum(), r"a map \(\); give .* \(2, 3, 8, 8\)"),
+    "a number an image": (lambda node, following: node.value, r"a map \(2,\)"),
+    "a pixel map": (lambda node, following: node.grad.sum(1), r"a map \(2, 8, 8\)"),
+    "one channel": (lambda node, following: node.grad.sum(1, keepdim=True), r"a map \(2, 1, 8, 8\)"),
+    "nothing": (lambda node, following: None, "answers with a NoneType"),
+    "an array": (lambda node, following: node.grad.numpy(), "answers with a ndarray"),
+    "no map": (lambda node, following: {"maps": node.grad}, "sums up maps and no 'map'"),
+    "a list in a dict": (lambda node, following: {"map": [node.grad]}, "answers with a list"),
+}
+
+
+@pytest.mark.parametrize("steps", [None, [1, 2]])
+@pytest.mark.parametrize(("rule", "said"), NO_MAPS.values(), ids=NO_MAPS)
+def test_a_rule_that_makes_no_map_is_named(rule, said, steps):
+    with pytest.raises(InputError, match=f"rule 'own' .*{said}"):
+        attribute(network(), *batch(), path=Straight(2), rules={**IG, "own": rule}, steps=steps)
+
+
+def test_a_map_that_was_not_asked_for_names_those_that_were():
+    found = attribute(network(), *batch(), path=Straight(2), rules=IG, steps=[1, 2])
+    for key in ("ig", "idgi", ("ig", 3)):
+        with pytest.raises(InputError, match=r"no map .*\('ig', 2\)|did you mean"):
+            found[key]
 
 
 def test_one_logit_is_for_the_objective_logit_or_the_wrapper_of_two():
