@@ -2,7 +2,9 @@
 
 import json
 import os
+import platform
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -188,6 +190,23 @@ def test_a_worker_is_quiet_and_has_one_thread_and_this_process_keeps_its_progres
     assert "TQDM_DISABLE" not in os.environ
 
 
+def faulted(megabytes: int) -> pd.DataFrame:
+    """Pages that a worker asks of the system for a tensor, and for others of its size when that is gone."""
+    asked = []
+    for _ in range(4):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        torch.zeros(megabytes * 2**20, dtype=torch.uint8).add_(1)
+        asked.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    return pd.DataFrame({"pages": asked})
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone is told to keep memory")
+@pytest.mark.parametrize("megabytes", [8, 40, 128])
+def test_a_worker_finds_the_memory_of_a_tensor_again_for_the_next(megabytes, two, tmp_path):
+    pages = run(tmp_path, faulted, {"u0": megabytes})["pages"]
+    assert pages[1:].sum() < megabytes * 2**20 / 4096 / 4
+
+
 DRIVER = """
 import sys
 sys.path[:0] = [sys.argv[1]]
@@ -349,7 +368,7 @@ def test_workers_that_do_not_see_the_folder_are_refused(two, tmp_path, monkeypat
         run(tmp_path)
 
 
-@pytest.mark.parametrize(("cores", "gigabytes", "expected"), [(16, 15, 2), (2, 64, 2), (4, 1, 1), (12, 90, 12)])
+@pytest.mark.parametrize(("cores", "gigabytes", "expected"), [(16, 25, 2), (2, 64, 2), (4, 1, 1), (12, 130, 12)])
 def test_as_many_workers_as_cores_and_memory_allow(cores, gigabytes, expected, monkeypatch):
     monkeypatch.setattr("dask.system.cpu_count", lambda: cores)
     monkeypatch.setattr("distributed.system.memory_limit", lambda: gigabytes * 10**9)
