@@ -428,6 +428,19 @@ def test_a_family_is_a_papers_claims_in_a_notebook():
     np.testing.assert_allclose(three["p_holm"], [2 * alone, 2 * alone, alone])
 
 
+def test_no_other_verdict_depends_on_the_clock():
+    def judged(gain):
+        table = pd.concat([scores(cells(0.1)), scores(cells(gain)).assign(metric="seconds")])
+        of_seconds, of_scores = (ORDER | {"where": {"metric": metric}} for metric in ("seconds", "insertion"))
+        return check("nb", table, registry=[claim(of_seconds), claim(of_scores, "C2")]).set_index("claim")
+
+    fast, slow = judged(0.1), judged(-0.1)
+    assert (fast.loc["C1", "verdict"], slow.loc["C1", "verdict"]) == ("holds here", "fails here")
+    told = ["verdict", "p_holm", "note"]
+    assert fast.loc["C2", told].tolist() == slow.loc["C2", told].tolist()
+    assert fast.loc["C2", "p_holm"] == 2 / 2**12
+
+
 def test_reproduced_is_kept_for_the_papers_own_data_network_and_protocol():
     def words(gain, *, model="vgg16", setting="paper", **fields):
         cell = {(model, "straight", "insertion"): gain}

@@ -7,6 +7,7 @@ import pandas as pd
 
 from lib.reporting.claims.populations import EVERYTHING, Population, populations
 from lib.reporting.claims.registry import Claim
+from lib.reporting.deviation import selects_seconds
 from lib.reporting.stored import StoredScores, cells_of
 
 
@@ -25,8 +26,11 @@ class Question(NamedTuple):
 
     @property
     def family(self) -> tuple:
-        """Tests that Holm's correction sees together: of a paper's claims under one protocol on one population."""
-        return self.claim.paper, self.protocol, self.population.kind
+        """Tests that Holm's correction sees together: of a paper's claims under one protocol on one population.
+
+        Those of seconds are apart, so that no other verdict depends on the clock.
+        """
+        return self.claim.paper, self.protocol, self.population.kind, selects_seconds(self.test)
 
 
 def conditions(test: dict, scores: pd.DataFrame | StoredScores, protocol: str) -> dict:
