@@ -13,6 +13,10 @@ MEASURED = ("metric", "axiom", "quantity")  # columns that say what a number mea
 # Columns that tell units apart.
 ABOUT = ("image", "label", "model", "twin", "method", "data", "training", "seed", "experiment")
 
+# The path of rows that rest on all photographs, whatever unit holds theirs: what was chosen on others. It is CHOSEN of
+# lib.experiments.cross_tables, which brings torch.
+ON_ALL = "chosen"
+
 
 def tables_in(folder: Path) -> dict[str, Path]:
     """{name: path} of the tables in a folder of results."""
@@ -25,7 +29,7 @@ def compare_folders(
     """{table: what `compare` says} for the tables in two folders; `partial`: only those recomputed count, and of the
     verdicts only those on the notebooks of these tables.
 
-    units: some units were recomputed, see `compare`
+    units: some units were recomputed, see `compare`; rows that rest on all of them are counted, not compared
     timed: claims whose verdict depends on the clock; they and the metric "seconds" are shown, not compared.
     """
     old, new = tables_in(committed), tables_in(fresh)
@@ -35,9 +39,13 @@ def compare_folders(
             tables = [_read(path) for path in (old[name], new[name])]
             if partial and {"claim", "notebook"} <= {*tables[0]}:
                 tables = [table[table["notebook"].isin(new)] for table in tables]
+            resting = tables[1]["path"].eq(ON_ALL).sum() if units and "path" in tables[1] else 0
+            if resting:
+                tables = [table[table["path"].ne(ON_ALL)] for table in tables]
             said[new[name].name] = compare(*(table[~_by_the_clock(table, timed)] for table in tables), units=units)
             shown = _shown(*(table[_by_the_clock(table, timed)] for table in tables))
             said[new[name].name] += f"; not compared, by the clock: {shown}" if shown else ""
+            said[new[name].name] += f"; not compared, resting on all units: {resting} rows" if resting else ""
         else:
             said[(new | old)[name].name] = f"DIFFERS: only {'recomputed' if name in new else 'committed'}"
     return said

@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib.run.verification import compare, compare_folders, timed_claims
+from lib.experiments.cross_tables import CHOSEN
+from lib.run.verification import ON_ALL, compare, compare_folders, timed_claims
 
 TABLE_A = pd.DataFrame({"image": ["a", "a", "b"], "steps": [8, 16, 8], "value": [1.0, 0.0, float("nan")]})
 
@@ -69,6 +70,19 @@ def test_a_table_in_parts_says_what_one_file_says(tmp_path):
         assert compare_folders(*folders, partial=False) == {"nb.parquet": "3 rows equal"}
     TABLE_A[2:].assign(steps=32).to_parquet(new / "nb.parquet" / "part-00001.parquet", index=False)
     assert compare_folders(old, new, partial=False)["nb.parquet"].startswith("DIFFERS: 1 rows only committed")
+
+
+def test_what_is_chosen_on_all_photographs_is_compared_where_all_are_computed_again(tmp_path):
+    both = {"image": ["a", "b", "a", "b"], "path": ["straight", "straight", CHOSEN, CHOSEN]}
+    for folder, rows in (("old", slice(None)), ("new", slice(0, None, 2))):  # the choice is another one without "b"
+        (tmp_path / folder).mkdir()
+        values = [0.5, 0.25, 0.75 if folder == "old" else 0.125, 0.5]
+        pd.DataFrame(both | {"value": values})[rows].to_parquet(tmp_path / folder / "nb.parquet")
+    folders = tmp_path / "old", tmp_path / "new"
+    said = compare_folders(*folders, partial=True, units=True)["nb.parquet"]
+    assert said == "1 rows equal; not compared, resting on all units: 1 rows"
+    assert compare_folders(*folders, partial=True)["nb.parquet"].startswith("DIFFERS")
+    assert ON_ALL == CHOSEN
 
 
 @pytest.mark.parametrize("size", [1e-9, 1e-3, 1.0, 1e6])
