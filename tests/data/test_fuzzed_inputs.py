@@ -25,7 +25,7 @@ fuzzed = settings(
     derandomize=True,
     database=None,
     max_examples=int(os.environ.get("FUZZ", 150)),
-    deadline=timedelta(seconds=10),
+    deadline=timedelta(seconds=60),
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 

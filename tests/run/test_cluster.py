@@ -57,7 +57,7 @@ def plain(number: int, *, output: Path | None = None, at: int = -1, do: str = ""
             case "refuse":
                 raise InputError("The disk is full: a test.")
             case "wait":
-                time.sleep(60)
+                time.sleep(1200)
             case "pause":
                 time.sleep(3)
     return pd.DataFrame({"image": [f"i{number}"], "value": [number / 3]})
@@ -232,7 +232,7 @@ def driver(cache: Path, **options) -> subprocess.Popen:
     return subprocess.Popen(command, env=clean, stderr=subprocess.PIPE, text=True, start_new_session=True, **options)
 
 
-def wait_for(condition, seconds=60):
+def wait_for(condition, seconds=300):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not happen"
@@ -251,7 +251,7 @@ def is_alive(pid: int) -> bool:
 def test_a_driver_that_ends_leaves_no_worker_and_the_same_command_completes(tmp_path, undisturbed, how):
     cache = tmp_path / how
     with driver(cache) as process:
-        wait_for(lambda: (cache / "mark").exists() and (cache / "mark").read_text(), 120)
+        wait_for(lambda: (cache / "mark").exists() and (cache / "mark").read_text())
         wait_for(lambda: len(list(cache.glob("*/u*.parquet"))) >= 8)
         busy = int((cache / "mark").read_text())
         assert is_alive(busy)
@@ -259,10 +259,10 @@ def test_a_driver_that_ends_leaves_no_worker_and_the_same_command_completes(tmp_
             os.killpg(process.pid, signal.SIGINT)
         else:
             process.send_signal(signal.SIGINT if how == "interrupt" else signal.SIGKILL)
-        said = process.communicate(timeout=60)[1]
+        said = process.communicate(timeout=300)[1]
     if how != "kill":
         assert "test: interrupted; every finished unit is kept and only those in hand are repeated." in said
-    wait_for(lambda: not is_alive(busy), 20)
+    wait_for(lambda: not is_alive(busy))
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv(workers.ADDRESS, raising=False)
         compute = partial(plain, at=5, do="wait", output=cache / "mark")

@@ -17,7 +17,7 @@ from lib import ROOT
 
 def status(url: str) -> int:
     """The HTTP status of an address, asked until something answers there."""
-    end = time.monotonic() + 60
+    end = time.monotonic() + 300
     while True:
         try:
             with urllib.request.urlopen(url, timeout=20) as answer:

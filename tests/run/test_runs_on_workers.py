@@ -24,7 +24,7 @@ def command(output, count: int) -> list[str]:
 
 def run(output, count: int) -> pd.DataFrame:
     clean = {name: value for name, value in os.environ.items() if name != workers.ADDRESS}
-    told = subprocess.run(command(output, count), cwd=ROOT, env=clean, capture_output=True, text=True, timeout=600)
+    told = subprocess.run(command(output, count), cwd=ROOT, env=clean, capture_output=True, text=True, timeout=1200)
     assert told.returncode == 0, told.stdout + told.stderr
     if count > 1:
         assert f"Workers: {count}, one thread each; dashboard http://127.0.0.1:" in told.stdout
@@ -55,11 +55,11 @@ def test_a_run_that_is_cut_off_leaves_no_process_and_the_same_command_completes_
             os.killpg(process.pid, how)  # Ctrl-C reaches the workers, too
         else:
             process.send_signal(how)
-        said = process.communicate(timeout=120)[0]
+        said = process.communicate(timeout=300)[0]
     if how is not signal.SIGKILL:
         assert process.returncode == 130
         assert "type the same command again to continue" in said
-    end = time.monotonic() + 60
+    end = time.monotonic() + 300
     while left := _processes_about(str(tmp_path)):
         assert time.monotonic() < end, left
         time.sleep(0.2)

@@ -330,7 +330,7 @@ def test_a_dead_kernel_is_a_failure_with_a_cause(root, capsys):
 @pytest.mark.parametrize(("number", "lanes"), [(signal.SIGTERM, 1), (signal.SIGINT, 2)])
 def test_an_interruption_says_what_is_kept_and_how_to_go_on(root, number, lanes):
     for name in ("second", "third")[:lanes]:
-        write_notebook(root, name, f"open('started-{name}', 'w').close()\nimport time\ntime.sleep(60)")
+        write_notebook(root, name, f"open('started-{name}', 'w').close()\nimport time\ntime.sleep(1200)")
     code = "import sys; from pathlib import Path; from lib.run.commands import main\n"
     code += "sys.exit(main(['reproduce', '--workers', sys.argv[2]], root=Path(sys.argv[1])))"
     process = subprocess.Popen(
@@ -342,11 +342,11 @@ def test_an_interruption_says_what_is_kept_and_how_to_go_on(root, number, lanes)
         # where the tests themselves run in the background, SIGINT is ignored, and children inherit that
         preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while len(list(root.glob("started-*"))) < lanes and time.monotonic() < deadline:
         time.sleep(0.1)
     os.kill(process.pid, number)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == 130
     assert "finished notebooks and finished units are kept; type the same command again" in errors
     assert "Traceback" not in errors
