@@ -13,10 +13,11 @@ OPTIONS  = --profile $(PROFILE) $(if $(ONLY),--only "$(ONLY)") $(if $(IMAGENET),
            $(if $(WORKERS),--workers "$(WORKERS)") $(if $(CLUSTER),--cluster "$(CLUSTER)")
 NOTEBOOKS = $(wildcard notebooks/*.ipynb)
 
-# glibc gives the memory of a layer's output back to the system and asks for it again at the next layer, page by page,
-# which takes a fifth of a network's time on a CPU. It is told to keep what it has.
+# What lib/run/cluster.py tells the processes that compute about memory, for all others: plans, the lab, benchmarks, tests.
 export MALLOC_TRIM_THRESHOLD_ = 2147483648
 export MALLOC_MMAP_THRESHOLD_ = 1073741824
+export MALLOC_ARENA_MAX = 1
+export GLIBC_TUNABLES = glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0
 
 .PHONY: help reproduce smoke plan verify figures report test test-slow lint format lab explore bench clean
 

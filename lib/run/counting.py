@@ -152,13 +152,14 @@ def _seconds(model: nn.Module, side: int, product: bool) -> dict[str, float]:
 
 
 def _median(run: Callable) -> float:
-    """The median seconds of a run, repeated for LONG seconds; of several, the first, which settles memory, is left
-    out.
+    """The median seconds of a run, repeated for LONG seconds, after one that does not count: a first pass takes up to
+    five times as long, for memory and for what libraries compile.
     """
+    run()
     seconds = [_clocked(run)]
     while sum(seconds) < LONG and len(seconds) < 7:
         seconds.append(_clocked(run))
-    return statistics.median(seconds[len(seconds) > 1 :])
+    return statistics.median(seconds)
 
 
 def _held(model: nn.Module, side: int) -> int:

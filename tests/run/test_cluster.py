@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import random
+import re
 import resource
 import signal
 import subprocess
@@ -205,6 +206,12 @@ def faulted(megabytes: int) -> pd.DataFrame:
 def test_a_worker_finds_the_memory_of_a_tensor_again_for_the_next(megabytes, two, tmp_path):
     pages = run(tmp_path, faulted, {"u0": megabytes})["pages"]
     assert pages[1:].sum() < megabytes * 2**20 / 4096 / 4
+
+
+@pytest.mark.parametrize("file", ["Makefile", "docs/scale.md"])
+def test_every_process_is_told_about_memory_what_a_worker_is(file):
+    said = re.findall(r"^export (MALLOC\w+|GLIBC\w+) ?= ?(\S+)$", (ROOT / file).read_text(), re.MULTILINE)
+    assert dict(said) == cluster.MALLOC
 
 
 DRIVER = """
