@@ -145,7 +145,8 @@ def module(tmp_path, monkeypatch):
     """write(text): a module `ingredient_under_test` with this text, written long ago, and newly loaded."""
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    file, ages = tmp_path / "ingredient_under_test.py", iter(range(1000, 0, -10))
+    file = tmp_path / "ingredient_under_test.py"
+    ages = iter(range(10**6, 0, -10))  # seconds: before this process began, however long it has run
 
     def write(text: str, *, long_ago: bool = True):
         from lib.store import source

@@ -177,7 +177,7 @@ def study(tmp_path, monkeypatch):
     weights.write_bytes(b"one")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    ages = iter(range(1000, 0, -1))
+    ages = iter(range(10**6, 0, -1))  # seconds: before this process began, however long it has run
 
     def aged(name: str, text: str) -> None:
         (tmp_path / f"{name}.py").write_text(text)
